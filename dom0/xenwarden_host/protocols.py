@@ -1,0 +1,117 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""Everything with a side effect stands behind one of these Protocols, each with a real and a fake form."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Protocol
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from xenwarden_host.records import DomainInfo, HostInfo, PacketClass, SchedParams
+
+
+class Clock(Protocol):
+    """Time. A guest's clock is never used."""
+
+    def monotonic(self) -> float:
+        """Return seconds that only go forward."""
+
+    def unix(self) -> float:
+        """Return seconds since 1970, for records that people read."""
+
+
+class Hypervisor(Protocol):
+    """Xen, as far as quick calls go. Real: `libxl.xenlight.Xenlight`; fake: `libxl.fake.FakeHypervisor`.
+
+    Every method raises `HypervisorError`; those with a domid raise `DomainGoneError` when it died.
+    """
+
+    def host_info(self) -> HostInfo:
+        """Return what the machine is."""
+
+    def list_domains(self) -> list[DomainInfo]:
+        """Return all domains, dom0 included, in one batch."""
+
+    def sched_params(self, domid: int) -> SchedParams:
+        """Return the domain's scheduler parameters."""
+
+    def set_sched_params(self, domid: int, *, weight: int | None = None, cap: int | None = None) -> None:
+        """Set what is given, leave the rest. Does not read back: the caller does."""
+
+
+class VifControl(Protocol):
+    """The vifs of one domain whose backend is in dom0. Real: `limits.vif.DomainVifs`; fake beside it."""
+
+    def devids(self, domid: int) -> list[int]:
+        """Return the device ids of the domain's connected vifs, ascending; empty where it has none."""
+
+    def queues(self, domid: int, devid: int) -> int:
+        """Return how many queues the vif uses (the rate is per queue)."""
+
+    def rate(self, domid: int, devid: int) -> str | None:
+        """Return the backend's `rate` node as it stands (`bytes,usecs`), None where there is none."""
+
+    def set_rate(self, domid: int, devid: int, value: str | None) -> None:
+        """Write the `rate` node, None removes it. netback takes it at once."""
+
+    def police(self, domid: int, devid: int) -> dict[PacketClass, int]:
+        """Return the packet limits that stand on the vif now, per class, read back from the kernel."""
+
+    def set_police(self, domid: int, devid: int, wanted: Mapping[PacketClass, int]) -> None:
+        """Make `wanted` the packet limits of ours on the vif; an empty mapping removes all trace of them."""
+
+
+class Store(Protocol):
+    """XenStore. Real: `xenwarden_channel.client.StoreClient`; fake: `xenwarden_channel.fake.FakeStore`.
+
+    Raises `xenwarden_channel.errors.StoreError` and its kinds. Every call has a deadline.
+    """
+
+    def read(self, path: str) -> bytes:
+        """Return the node's value."""
+
+    def read_many(self, paths: Sequence[str]) -> list[bytes | None]:
+        """Return the values in order, pipelined; None where a node is missing or unreadable."""
+
+    def write(self, path: str, value: bytes) -> None:
+        """Write the node, making it and its parents."""
+
+    def write_many(self, items: Sequence[tuple[str, bytes]]) -> list[Exception | None]:
+        """Write all, pipelined; the answer has None for each that was written, else its error."""
+
+    def mkdir(self, path: str) -> None:
+        """Make the node with an empty value; nothing happens where it is there."""
+
+    def remove(self, path: str) -> None:
+        """Remove the node and all below; nothing happens where there is none."""
+
+    def directory(self, path: str) -> list[str]:
+        """Return the children's names, however many. Never for a directory that a guest can write."""
+
+    def permissions(self, path: str) -> list[str]:
+        """Return the node's permissions, as `n0`, `r5`."""
+
+    def set_permissions(self, path: str, permissions: Sequence[str]) -> None:
+        """Set the node's permissions."""
+
+    def watch(self, path: str, token: str) -> None:
+        """Watch the node and all below. Events come from `events`; they are re-made after a reconnect."""
+
+    def unwatch(self, path: str, token: str) -> None:
+        """Stop watching."""
+
+    def events(self) -> list[tuple[str, str]]:
+        """Return and clear the (path, token) events since the last call, each pair once. Never blocks."""
+
+    def event_fd(self) -> int:
+        """Return a descriptor that is readable while `events` has something to return."""
+
+    def generation(self) -> int:
+        """Return a number that rises with each reconnect: the caller re-reads everything when it changed."""
+
+    def connected(self) -> bool:
+        """Tell whether the connection stands now."""
+
+    def close(self) -> None:
+        """Close the connection and stop the reader."""

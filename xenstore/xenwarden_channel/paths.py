@@ -1,0 +1,37 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""XenStore paths of the channel. `xenstore/xenstore-paths.md` is the contract; a test compares both.
+
+Up: owned by the guest, below `data/xenwarden` of its home. Down: owned by dom0, readable by the
+guest (`n0,rN`), below `xenwarden` of its home. Names are fixed: dom0 never lists a directory that a
+guest can write.
+"""
+
+from __future__ import annotations
+
+HOME = "/local/domain/{domid}"
+
+# Up, relative to the guest's home (a guest uses relative paths: it need not know its domid).
+UP_DIR = "data/xenwarden"
+UP_REPORT = "data/xenwarden/report"  # VSEM and VREM together, both levels
+UP_DETAIL = "data/xenwarden/detail"  # level 2 only: who is talked to
+UP_ANSWER = "data/xenwarden/answer"  # VREM's answer to dom0's question
+UP = (UP_REPORT, UP_DETAIL, UP_ANSWER)
+
+# Down, relative likewise.
+DOWN_DIR = "xenwarden"
+DOWN_ORDER = "xenwarden/order"  # level ordered, intervals, provider's networks
+DOWN_HISTORY = "xenwarden/history"  # brief history: the usual upper limit of each signal
+DOWN_ASK = "xenwarden/ask"  # HSEM's question to VREM, sent by HREM
+DOWN_STATUS = "xenwarden/status"  # the VM's state as the VM may know it
+DOWN = (DOWN_ORDER, DOWN_HISTORY, DOWN_ASK, DOWN_STATUS)
+
+# Control, dom0 only.
+TOOL_DIR = "/tool/xenwarden"
+
+# C xenstored lets a guest write nodes of 2048 bytes in all, which leaves 2015 for a value.
+MAX_MESSAGE_BYTES = 2000
+
+
+def absolute(domid: int, relative: str) -> str:
+    """Return dom0's absolute path of `relative` in the home of `domid`."""
+    return f"/local/domain/{domid}/{relative}"

@@ -1,0 +1,75 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""The one table of signals: every number that a monitor reports, its unit and its meaning.
+
+A *signal* is a named finite number ≥ 0. A signal that could not be read is absent, never zero.
+Rates are per second over the interval of the report; tx is what the VM sends, rx what it receives.
+"""
+
+from __future__ import annotations
+
+# source: who measures it. "vsem" and "vrem" are the guest's own word (untrusted, may incriminate that
+# guest only); "hrem" is what dom0 counts itself.
+VSEM = "vsem"
+VREM = "vrem"
+HREM = "hrem"
+
+# name: (source, unit, meaning). Names are unique over all sources.
+SIGNALS: dict[str, tuple[str, str, str]] = {
+    # VSEM, from the interfaces' counters
+    "tx_pps": (VSEM, "1/s", "packets sent"),
+    "rx_pps": (VSEM, "1/s", "packets received"),
+    "tx_bps": (VSEM, "bit/s", "bits sent"),
+    "rx_bps": (VSEM, "bit/s", "bits received"),
+    "tx_drop_pps": (VSEM, "1/s", "packets that the interface dropped on sending"),
+    # VSEM, from sampled packet headers, corrected for sampling
+    "tx_syn_pps": (VSEM, "1/s", "TCP SYN without ACK sent"),
+    "rx_syn_pps": (VSEM, "1/s", "TCP SYN without ACK received"),
+    "tx_synack_pps": (VSEM, "1/s", "TCP SYN with ACK sent (an answer)"),
+    "rx_synack_pps": (VSEM, "1/s", "TCP SYN with ACK received"),
+    "tx_rst_pps": (VSEM, "1/s", "TCP RST sent (an answer)"),
+    "rx_rst_pps": (VSEM, "1/s", "TCP RST received"),
+    "tx_udp_pps": (VSEM, "1/s", "UDP sent"),
+    "rx_udp_pps": (VSEM, "1/s", "UDP received"),
+    "tx_icmp_pps": (VSEM, "1/s", "ICMP and ICMPv6 requests sent (echo and the like; errors and replies are not counted)"),
+    "rx_icmp_pps": (VSEM, "1/s", "ICMP and ICMPv6 requests received"),
+    "tx_arp_pps": (VSEM, "1/s", "ARP sent"),
+    "tx_dests": (VSEM, "count", "distinct destination addresses in the interval, estimated"),
+    "rx_sources": (VSEM, "count", "distinct source addresses in the interval, estimated"),
+    "tx_top_share": (VSEM, "ratio", "share of the most frequent destination among packets sent"),
+    "tx_external_share": (VSEM, "ratio", "share of packets sent to addresses outside the provider's networks"),
+    # VSEM, successful and failed tries to send, from the kernel's protocol counters
+    "tcp_open_ps": (VSEM, "1/s", "TCP connections that the VM tried to open"),
+    "tcp_fail_ps": (VSEM, "1/s", "TCP connection attempts that failed"),
+    "tcp_retrans_ps": (VSEM, "1/s", "TCP segments sent again"),
+    "udp_error_ps": (VSEM, "1/s", "UDP receive and send errors, and ICMP errors received"),
+    # VSEM, requests to the hypervisor
+    "hv_event_ps": (VSEM, "1/s", "event-channel interrupts taken"),
+    "hv_blk_rps": (VSEM, "1/s", "requests to the block backend"),
+    # VREM
+    "cpu_pct": (VREM, "%", "CPU used, of what the VM's online vCPUs could give"),
+    "steal_pct": (VREM, "%", "CPU wanted but not given, of what the online vCPUs could give"),
+    "run_queue": (VREM, "count", "runnable tasks per online vCPU"),
+    "mem_used_pct": (VREM, "%", "memory in use and not reclaimable"),
+    "swap_used_pct": (VREM, "%", "swap in use"),
+    "disk_bps": (VREM, "bit/s", "disk bits read and written"),
+    "psi_cpu_pct": (VREM, "%", "time some task waited for CPU (PSI)"),
+    "psi_mem_pct": (VREM, "%", "time some task waited for memory (PSI)"),
+    "psi_io_pct": (VREM, "%", "time some task waited for I/O (PSI)"),
+    "fork_ps": (VREM, "1/s", "processes and threads created"),
+    # HREM, dom0's own counters of one domain
+    "vcpu_pct": (HREM, "%", "CPU time received, of what the online vCPUs could take"),
+    "vif_tx_pps": (HREM, "1/s", "packets that the VM offered to its vifs"),
+    "vif_tx_bps": (HREM, "bit/s", "bits that the VM offered to its vifs"),
+    "vif_rx_pps": (HREM, "1/s", "packets delivered to the VM"),
+    "vif_rx_bps": (HREM, "bit/s", "bits delivered to the VM"),
+    "vif_rx_drop_pps": (HREM, "1/s", "packets for the VM dropped because it did not take them"),
+    "vif_police_drop_pps": (HREM, "1/s", "packets of the VM dropped by a limit of ours"),
+    "vbd_rps": (HREM, "1/s", "requests to its block backends"),
+    "event_ps": (HREM, "1/s", "events that its backend devices received from it"),
+    "spurious_event_ps": (HREM, "1/s", "of these, events without work"),
+}
+
+
+def names(*sources: str) -> list[str]:
+    """Return the names of all signals of `sources`, in table order."""
+    return [name for name, (source, _unit, _meaning) in SIGNALS.items() if source in sources]
