@@ -1,0 +1,48 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""`ci/bench GROUP… [--json FILE]`."""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import json
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from benchmarks.figures import table
+
+if TYPE_CHECKING:
+    from benchmarks.figures import Figure
+
+
+def groups() -> list[str]:
+    """Return the names of the groups that exist, from the files beside this one."""
+    here = Path(__file__).parent
+    return sorted(
+        path.stem for path in here.glob("*.py") if path.stem not in {"__init__", "__main__", "figures"}
+    )
+
+
+def main() -> int:
+    """Run the groups asked for; exit 0 if every goal is met, 1 if not, 2 for wrong usage."""
+    parser = argparse.ArgumentParser(
+        prog="ci/bench",
+        description="Measure a group of figures, each beside its peer or limit in the same run.",
+        epilog="example: ./ci/bench channel --json channel.json",
+    )
+    parser.add_argument("group", nargs="+", choices=groups(), metavar="GROUP", help=", ".join(groups()))
+    parser.add_argument("--json", type=Path, metavar="FILE", help="write the figures as a JSON list")
+    args = parser.parse_args()
+    figures: list[Figure] = []
+    for name in args.group:
+        print(f"measuring {name}", file=sys.stderr)
+        figures += importlib.import_module(f"benchmarks.{name}").run()
+    print(table(figures))
+    if args.json:
+        args.json.write_text(json.dumps(figures, indent=1) + "\n")
+    return 0 if all(figure["met"] for figure in figures) else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())
