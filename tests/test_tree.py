@@ -70,9 +70,12 @@ def test_every_source_file_names_its_licence_first() -> None:
 
 @pytest.mark.parametrize(
     ("tool", "arguments"),
-    [("ruff", ["check", "."]), ("ruff", ["format", "--check", "."]), ("mypy", ["dom0", "domU", "xenstore", "ci", "tests"])],
-    ids=["ruff-check", "ruff-format", "mypy-strict"],
-)  # fmt: skip
+    [
+        pytest.param("ruff", ["check", "."], id="ruff-check"),
+        pytest.param("ruff", ["format", "--check", "."], id="ruff-format"),
+        pytest.param("mypy", ["dom0", "domU", "xenstore", "ci", "tests"], id="mypy-strict"),
+    ],
+)
 def test_tools_have_nothing_to_say(tool: str, arguments: list[str]) -> None:
     if not (Path(sys.prefix) / "bin" / tool).exists():
         if os.environ.get("CI"):

@@ -1,2 +1,2 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""Benchmarks, one module per group; each has `run() -> list[Figure]` and measures its peer in the same run."""
+"""Benchmarks, one module per group; `run() -> list[Figure]` measures each peer in the same run."""
