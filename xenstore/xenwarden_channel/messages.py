@@ -124,6 +124,22 @@ def parse(untrusted: bytes, kind: str) -> Message:
     except UnicodeDecodeError:
         raise MessageError("not ASCII") from None
     words = text.split(" ")
+    _check_head(words, kind)
+    fields: dict[str, str] = {}
+    for word in words[2:]:
+        name, equals, value = word.partition("=")
+        if not equals or not _good_name(name) or not _good_value(value):
+            raise MessageError("malformed field")
+        if name in fields:
+            raise MessageError("field given twice")
+        fields[name] = value
+    seq = fields.pop("seq", "")
+    if not seq or len(seq) > 16 or not _DIGITS.issuperset(seq) or int(seq) > MAX_SEQ:
+        raise MessageError("no sequence number")
+    return Message(kind, int(seq), fields)
+
+
+def _check_head(words: list[str], kind: str) -> None:
     if words[0] != f"xw{VERSION}":
         major = words[0][2:]
         if words[0][:2] == "xw" and major and len(major) <= 4 and _DIGITS.issuperset(major):
@@ -133,18 +149,6 @@ def parse(untrusted: bytes, kind: str) -> Message:
         raise MessageError(f"not a message of kind {kind}")
     if len(words) - 3 > MAX_FIELDS:
         raise MessageError("too many fields")
-    fields: dict[str, str] = {}
-    for word in words[2:]:
-        name, equals, value = word.partition("=")
-        if not equals or not _good_name(name) or not _good_value(value):
-            raise MessageError("malformed field")
-        if name in fields:
-            raise MessageError("field given twice")
-        fields[name] = value
-    seq_text = fields.pop("seq", "")
-    if not seq_text or len(seq_text) > 16 or not _DIGITS.issuperset(seq_text) or int(seq_text) > MAX_SEQ:
-        raise MessageError("no sequence number")
-    return Message(kind, int(seq_text), fields)
 
 
 def _good_name(name: str) -> bool:

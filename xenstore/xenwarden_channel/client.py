@@ -1,0 +1,384 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""dom0's XenStore client: pipelined requests, bounded events, and a connection that comes back.
+
+It stands on pyxs for the connection, the operations and the connection's errors, and replaces pyxs's
+Router, Client and Monitor: those wait for ever on a dead daemon, do not reconnect and queue events
+without bound. pyxs's `Packet` is left out of the hot path: it checks and reads one packet at a time,
+with two system calls each, where `wire.PacketReader` takes all that has arrived in one.
+
+One thread does nothing but drain the socket: on C xenstored an undrained connection with a watch
+blocks the guests that write what it watches.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import select
+import socket
+import threading
+from time import monotonic
+from typing import TYPE_CHECKING
+
+from pyxs._internal import Op
+from pyxs.connection import UnixSocketConnection
+from pyxs.exceptions import ConnectionError as PyxsConnectionError
+
+from xenwarden_channel import errors, wire
+from xenwarden_channel.eventtable import EventTable
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+MAX_REPLY = 1 << 20  # oxenstored answers DIRECTORY beyond XenStore's 4,096 bytes, and knows no part
+BACKOFF_FIRST_S = 0.05
+BACKOFF_MAX_S = 2.0
+RECV_SIZE = 1 << 16
+SEND_SIZE = 1 << 16
+
+
+class _Batch:
+    """Requests of one call, with consecutive ids, and the answers as they come in."""
+
+    __slots__ = ("answers", "base", "broken", "done", "missing")
+
+    def __init__(self, base: int, count: int) -> None:
+        self.base = base
+        self.answers: list[tuple[int, int, bytes] | None] = [None] * count
+        self.missing = count
+        self.broken = False
+        # A bare lock, taken: an Event would cost as much again as a request.
+        self.done = threading.Lock()
+        self.done.acquire()
+
+
+class StoreClient:
+    """XenStore over a Unix socket; safe for any number of threads.
+
+    Implements the host's `Store` Protocol. Every call raises `errors.StoreError` and its kinds and
+    ends within `deadline_s`. After a loss the client reconnects by itself, watches again what was
+    watched (each watch fires then) and raises its `generation`; calls made meanwhile raise
+    `DisconnectedError` at once.
+    """
+
+    def __init__(self, path: str | None = None, deadline_s: float = 5.0) -> None:
+        """Connect to `path`, by default where the environment or Xen's own default says.
+
+        Raises:
+            DisconnectedError: no daemon answers there within `deadline_s`.
+        """
+        self._path = path
+        self._deadline_s = deadline_s
+        self._lock = threading.Lock()  # guards everything below but the sending itself
+        self._send_lock = threading.Lock()
+        self._pending: dict[int, _Batch] = {}
+        self._next_id = 1
+        self._connection: UnixSocketConnection | None = None
+        self._socket: socket.socket | None = None
+        self._generation = 0
+        self._events = EventTable()
+        self._closing = threading.Event()
+        self._up = threading.Event()
+        self._reader = threading.Thread(target=self._run, name="xenstore-reader", daemon=True)
+        self._reader.start()
+        if not self._up.wait(deadline_s):
+            self.close()
+            raise errors.DisconnectedError("xenstored cannot be reached")
+
+    # --- the Store Protocol -----------------------------------------------------------------------
+
+    def read(self, path: str) -> bytes:
+        """Return the node's value."""
+        return self._ask(Op.READ, path, _path(path))
+
+    def read_many(self, paths: Sequence[str]) -> list[bytes | None]:
+        """Return the values in order, pipelined; None where a node is missing or unreadable.
+
+        Raises:
+            StoreError: one of the answers is another error than ENOENT and EACCES.
+        """
+        values: list[bytes | None] = []
+        for path, (op, _rq_id, payload) in zip(
+            paths, self._exchange(Op.READ, [_path(path) for path in paths]), strict=True
+        ):
+            if op == Op.READ:
+                values.append(payload)
+            elif payload in (b"ENOENT\0", b"EACCES\0"):
+                values.append(None)
+            else:
+                raise errors.from_reply(payload, path)
+        return values
+
+    def write(self, path: str, value: bytes) -> None:
+        """Write the node, making it and its parents."""
+        self._ask(Op.WRITE, path, _path(path) + value)
+
+    def write_many(self, items: Sequence[tuple[str, bytes]]) -> list[Exception | None]:
+        """Write all, pipelined; the answer has None for each that was written, else its error.
+
+        Raises:
+            DisconnectedError, DeadlineError: not all answers came; which writes were done is not known.
+        """
+        answers = self._exchange(Op.WRITE, [_path(path) + value for path, value in items])
+        return [
+            errors.from_reply(payload, path) if op == Op.ERROR else None
+            for (path, _value), (op, _rq_id, payload) in zip(items, answers, strict=True)
+        ]
+
+    def mkdir(self, path: str) -> None:
+        """Make the node with an empty value; nothing happens where it is there."""
+        self._ask(Op.MKDIR, path, _path(path))
+
+    def remove(self, path: str) -> None:
+        """Remove the node and all below; nothing happens where there is none."""
+        with contextlib.suppress(errors.NotFoundError):
+            self._ask(Op.RM, path, _path(path))
+
+    def directory(self, path: str) -> list[str]:
+        """Return the children's names, however many. Never for a directory that a guest can write."""
+        try:
+            listed = self._ask(Op.DIRECTORY, path, _path(path))
+        except errors.TooBigError:
+            listed = self._directory_parts(path)
+        return [name for name in listed.decode("ascii").split("\0") if name]
+
+    def permissions(self, path: str) -> list[str]:
+        """Return the node's permissions, as `n0`, `r5`."""
+        return self._ask(Op.GET_PERMS, path, _path(path)).decode("ascii").rstrip("\0").split("\0")
+
+    def set_permissions(self, path: str, permissions: Sequence[str]) -> None:
+        """Set the node's permissions."""
+        self._ask(Op.SET_PERMS, path, _path(path) + b"".join(_path(text) for text in permissions))
+
+    def watch(self, path: str, token: str) -> None:
+        """Watch the node and all below. Events come from `events`; they are re-made after a reconnect.
+
+        One event comes at once. Watching the same path with the same token again does nothing.
+        """
+        if not self._events.add_watch(path, token):
+            return
+        try:
+            self._ask(Op.WATCH, path, _path(path) + _path(token))
+        except errors.ExistsError:
+            pass  # a reconnect in between has made it
+        except errors.StoreError:
+            self._events.remove_watch(path, token)
+            raise
+
+    def unwatch(self, path: str, token: str) -> None:
+        """Stop watching."""
+        self._events.remove_watch(path, token)
+        with contextlib.suppress(errors.NotFoundError):
+            self._ask(Op.UNWATCH, path, _path(path) + _path(token))
+
+    def events(self) -> list[tuple[str, str]]:
+        """Return and clear the (path, token) events since the last call, each pair once. Never blocks."""
+        return self._events.take()
+
+    def event_fd(self) -> int:
+        """Return a descriptor that is readable while `events` has something to return."""
+        return self._events.fileno()
+
+    def generation(self) -> int:
+        """Return a number that rises with each reconnect: the caller re-reads everything when it changed."""
+        return self._generation
+
+    def connected(self) -> bool:
+        """Tell whether the connection stands now."""
+        return self._socket is not None
+
+    def close(self) -> None:
+        """Close the connection and stop the reader."""
+        self._closing.set()
+        with self._lock:
+            if self._socket is not None:
+                with contextlib.suppress(OSError):
+                    self._socket.shutdown(socket.SHUT_RDWR)
+        self._reader.join(self._deadline_s)
+        self._events.close()
+
+    # --- requests ---------------------------------------------------------------------------------
+
+    def _ask(self, op: int, what: str, payload: bytes, tx_id: int = 0) -> bytes:
+        answer_op, _rq_id, answer = self._exchange(op, [payload], tx_id)[0]
+        if answer_op == Op.ERROR:
+            raise errors.from_reply(answer, what)
+        return answer
+
+    def _exchange(self, op: int, payloads: Sequence[bytes], tx_id: int = 0) -> list[tuple[int, int, bytes]]:
+        """Send all requests at once and return their answers in order."""
+        until = monotonic() + self._deadline_s
+        count = len(payloads)
+        if not count:
+            return []
+        if max(map(len, payloads)) > wire.MAX_PAYLOAD:
+            raise errors.TooBigError("longer than a request may be")
+        sock, batch = self._register(count)
+        base = batch.base
+        try:
+            pack = wire.HEADER.pack
+            self._send(
+                sock,
+                b"".join(
+                    pack(op, rq_id, tx_id, len(payload)) + payload
+                    for rq_id, payload in enumerate(payloads, base)
+                ),
+                until,
+            )
+            if not batch.done.acquire(timeout=max(0.0, until - monotonic())):
+                raise errors.DeadlineError(f"xenstored did not answer within {self._deadline_s:g} s")
+        finally:
+            if batch.missing:
+                with self._lock:
+                    for rq_id in range(base, base + count):
+                        self._pending.pop(rq_id, None)
+        if batch.broken:
+            raise errors.DisconnectedError("connection to xenstored lost before the answer")
+        answers = [answer for answer in batch.answers if answer is not None]
+        for answer_op, _rq_id, _payload in answers:
+            if answer_op not in (op, Op.ERROR):
+                self._drop(sock)
+                raise errors.DisconnectedError("xenstored answered to another operation")
+        return answers
+
+    def _register(self, count: int) -> tuple[socket.socket, _Batch]:
+        with self._lock:
+            if self._socket is None:
+                raise errors.DisconnectedError("no connection to xenstored")
+            base = self._next_id
+            if base + count > 0xFFFF_FFFF:
+                base = 1
+            self._next_id = base + count
+            batch = _Batch(base, count)
+            self._pending.update(dict.fromkeys(range(base, base + count), batch))
+            return self._socket, batch
+
+    def _send(self, sock: socket.socket, data: bytes, until: float) -> None:
+        if not self._send_lock.acquire(timeout=max(0.0, until - monotonic())):
+            raise errors.DeadlineError("xenstored takes no requests")
+        view = memoryview(data)
+        try:
+            while view:
+                try:
+                    view = view[sock.send(view[:SEND_SIZE], socket.MSG_DONTWAIT) :]
+                except BlockingIOError:
+                    poller = select.poll()
+                    poller.register(sock, select.POLLOUT)
+                    left_ms = (until - monotonic()) * 1000
+                    if left_ms <= 0 or not poller.poll(left_ms):
+                        if len(view) != len(data):  # half of a request went out: nothing can follow it
+                            self._drop(sock)
+                        raise errors.DeadlineError("xenstored takes no requests") from None
+        except OSError as error:
+            self._drop(sock)
+            raise errors.DisconnectedError(f"connection to xenstored lost: {error.strerror}") from None
+        finally:
+            self._send_lock.release()
+
+    def _directory_parts(self, path: str) -> bytes:
+        """List by parts; start again whenever the directory changed between two of them."""
+        until = monotonic() + self._deadline_s
+        while monotonic() < until:
+            generation = None
+            names = b""
+            while True:
+                part = self._ask(wire.DIRECTORY_PART, path, _path(path) + b"%d\0" % len(names))
+                now, _nul, children = part.partition(b"\0")
+                if generation not in (None, now):
+                    break
+                generation = now
+                if children.endswith(b"\0\0") or children in (b"", b"\0"):
+                    return names + children
+                names += children
+        raise errors.DeadlineError(f"{path}: changes faster than it can be listed")
+
+    # --- the reader -------------------------------------------------------------------------------
+
+    def _run(self) -> None:
+        backoff_s = BACKOFF_FIRST_S
+        while not self._closing.is_set():
+            if self._connect():
+                backoff_s = BACKOFF_FIRST_S
+                self._read_until_lost()
+            else:
+                self._closing.wait(backoff_s)
+                backoff_s = min(backoff_s * 2, BACKOFF_MAX_S)
+
+    def _connect(self) -> bool:
+        connection = UnixSocketConnection(self._path)
+        try:
+            connection.connect()
+        except PyxsConnectionError:
+            return False
+        sock = connection.transport.sock
+        with self._lock:
+            if self._closing.is_set():
+                connection.close()
+                return False
+            # Ids of nobody: answers to these are not waited for.
+            requests = b"".join(
+                wire.pack(Op.WATCH, 0, 0, _path(path) + _path(token))
+                for path, token in self._events.watches()
+            )
+            self._connection = connection
+            self._socket = sock
+            self._generation += 1
+        if requests:
+            # Sent aside: the reader must drain while the daemon answers.
+            threading.Thread(target=self._watch_again, args=(sock, requests), daemon=True).start()
+        self._up.set()
+        return True
+
+    def _watch_again(self, sock: socket.socket, requests: bytes) -> None:
+        with contextlib.suppress(errors.StoreError):  # lost again: the next connection watches again
+            self._send(sock, requests, monotonic() + self._deadline_s)
+
+    def _read_until_lost(self) -> None:
+        sock = self._socket
+        assert sock is not None  # noqa: S101 - _connect has set it, and only this thread clears it
+        reader = wire.PacketReader(MAX_REPLY)
+        try:
+            while data := sock.recv(RECV_SIZE):
+                self._take(reader.feed(data))
+        except (OSError, wire.ProtocolError):
+            pass
+        with self._lock:
+            self._socket = None
+            broken = set(self._pending.values())
+            self._pending.clear()
+            for batch in broken:
+                batch.broken = True
+                batch.done.release()
+        if self._connection is not None:
+            self._connection.close()
+
+    def _take(self, packets: list[tuple[int, int, bytes]]) -> None:
+        events = []
+        with self._lock:
+            pending_pop = self._pending.pop
+            for packet in packets:
+                op, rq_id, payload = packet
+                if op == Op.WATCH_EVENT:
+                    event = wire.split_event(payload)
+                    if event is not None:
+                        events.append(event)
+                    continue
+                batch = pending_pop(rq_id, None)
+                if batch is None:  # nobody waits any more
+                    continue
+                batch.answers[rq_id - batch.base] = packet
+                batch.missing -= 1
+                if not batch.missing:
+                    batch.done.release()
+        if events:
+            self._events.fire(events)
+
+    def _drop(self, sock: socket.socket) -> None:
+        """Have the reader see the connection's end."""
+        with contextlib.suppress(OSError):
+            sock.shutdown(socket.SHUT_RDWR)
+
+
+def _path(text: str) -> bytes:
+    if "\0" in text or not text.isascii():
+        raise errors.InvalidError("not a path")
+    return text.encode("ascii") + b"\0"
