@@ -37,6 +37,7 @@ class DomainInfo:
     paused: bool
     dying: bool  # shut down or being destroyed: no limit is set any more
     cpupool: int = 0
+    service: bool = False  # dom0, a stub, driver or store domain: other VMs hang on it, it is never limited
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,6 +104,8 @@ class LimitState(StrEnum):
     UNSUPPORTED = "unsupported"  # the scheduler or backend has no such limit
     FAILED = "failed"  # refused, or read back otherwise; tried again
     NO_TARGET = "no-target"  # nothing to act on (no vif, domain gone)
+    PROTECTED = "protected"  # dom0, a stub, driver or store domain: never limited
+    LIFTED = "lifted"  # no longer wanted, and read back as the original; told once, as an event
 
 
 @dataclass(frozen=True, slots=True)

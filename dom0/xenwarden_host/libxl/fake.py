@@ -1,0 +1,161 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""A Xen in memory, behind the same Protocol: for dry runs, replays and tests.
+
+It behaves as Xen does where that matters to its users: a domid is never used twice, a new domain has
+weight 256 and no cap, a migrated one keeps both, moving between CPU pools resets both, and the
+schedulers without weight or cap accept a setting and ignore it.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from uuid import UUID
+
+from xenwarden_host.errors import DomainGoneError, HypervisorError
+from xenwarden_host.records import DomainInfo, HostInfo, SchedParams, VmType
+
+DEFAULT_WEIGHT = 256
+DOM0_UUID = str(UUID(int=0))
+_WITH_CAP = ("credit", "credit2")
+
+
+class FakeHypervisor:
+    """A machine with dom0 and whatever `add` makes.
+
+    Attributes:
+        refuse: names of methods that fail with `ERROR_FAIL` as long as they stand in it.
+        calls: every call that changes something, as `(method, domid, arguments)`.
+    """
+
+    def __init__(self, *, scheduler: str = "credit2", pcpus: int = 4, memory_kb: int = 4 << 20) -> None:
+        self.scheduler = scheduler
+        self.pcpus = pcpus
+        self.memory_kb = memory_kb
+        self.refuse: set[str] = set()
+        self.calls: list[tuple[str, int, dict[str, int]]] = []
+        self._domains: dict[int, DomainInfo] = {}
+        self._weights: dict[int, int] = {}
+        self._caps: dict[int, int] = {}
+        self._next_domid = 1
+        self._domains[0] = DomainInfo(
+            domid=0,
+            uuid=DOM0_UUID,
+            name="Domain-0",
+            vm_type=VmType.DOM0,
+            cpu_time_s=1.0,
+            memory_kb=1 << 20,
+            max_memory_kb=1 << 20,
+            vcpus_online=pcpus,
+            paused=False,
+            dying=False,
+            service=True,
+        )
+        self._weights[0], self._caps[0] = DEFAULT_WEIGHT, 0
+
+    # --- what a test or a replay does to the machine ---
+
+    def add(
+        self,
+        uuid: str,
+        name: str = "",
+        *,
+        vm_type: VmType = VmType.PV,
+        vcpus: int = 1,
+        memory_kb: int = 256 << 10,
+        weight: int = DEFAULT_WEIGHT,
+        cap: int = 0,
+        cpu_time_s: float = 1.0,
+        service: bool = False,
+    ) -> int:
+        """Start a domain and return its domid. `cpu_time_s` 0 is one that is still being built."""
+        domid = self._next_domid
+        self._next_domid += 1
+        self._domains[domid] = DomainInfo(
+            domid=domid,
+            uuid=uuid,
+            name=name or f"vm{domid}",
+            vm_type=vm_type,
+            cpu_time_s=cpu_time_s,
+            memory_kb=memory_kb,
+            max_memory_kb=memory_kb,
+            vcpus_online=vcpus,
+            paused=cpu_time_s == 0,
+            dying=False,
+            service=service,
+        )
+        self._weights[domid], self._caps[domid] = weight, cap
+        return domid
+
+    def destroy(self, domid: int) -> None:
+        """Let the domain die."""
+        self._get("destroy", domid)
+        del self._domains[domid], self._weights[domid], self._caps[domid]
+
+    def renumber(self, domid: int, *, cpu_time_s: float = 1.0) -> int:
+        """Migrate the domain, or save and restore it: same UUID, weight and cap, another domid."""
+        info = self._get("renumber", domid)
+        weight, cap = self._weights[domid], self._caps[domid]
+        self.destroy(domid)
+        new = self._next_domid
+        self._next_domid += 1
+        self._domains[new] = replace(info, domid=new, cpu_time_s=cpu_time_s, paused=False, dying=False)
+        self._weights[new], self._caps[new] = weight, cap
+        return new
+
+    def change(self, domid: int, **fields: object) -> None:
+        """Set fields of the domain's record, such as `cpu_time_s` or `dying`."""
+        self._domains[domid] = replace(self._get("change", domid), **fields)  # type: ignore[arg-type]
+
+    def move_to_pool(self, domid: int, cpupool: int) -> None:
+        """`xl cpupool-migrate`: weight and cap are reset."""
+        self.change(domid, cpupool=cpupool)
+        self._weights[domid], self._caps[domid] = DEFAULT_WEIGHT, 0
+
+    # --- protocols.Hypervisor ---
+
+    def host_info(self) -> HostInfo:
+        """Return what the machine is."""
+        self._may("host_info")
+        used = sum(d.memory_kb for d in self._domains.values())
+        return HostInfo(
+            "4.17.fake", self.pcpus, self.scheduler, self.memory_kb, max(0, self.memory_kb - used)
+        )
+
+    def list_domains(self) -> list[DomainInfo]:
+        """Return all domains, dom0 included, ascending by domid."""
+        self._may("list_domains")
+        return [self._domains[domid] for domid in sorted(self._domains)]
+
+    def sched_params(self, domid: int) -> SchedParams:
+        """Return the domain's scheduler parameters."""
+        self._get("sched_params", domid)
+        if self.scheduler not in _WITH_CAP:
+            return SchedParams(self.scheduler, None, None)
+        return SchedParams(self.scheduler, self._weights[domid], self._caps[domid])
+
+    def set_sched_params(self, domid: int, *, weight: int | None = None, cap: int | None = None) -> None:
+        """Set what is given, within the bounds that Xen checks."""
+        info = self._get("set_sched_params", domid)
+        given = {k: v for k, v in (("weight", weight), ("cap", cap)) if v is not None}
+        self.calls.append(("set_sched_params", domid, given))
+        if self.scheduler not in _WITH_CAP:
+            return
+        if (
+            not 1 <= given.get("weight", 1) <= 65535
+            or not 0 <= given.get("cap", 0) <= 100 * info.vcpus_online
+        ):
+            raise HypervisorError(f"set_sched_params failed for domain {domid}: ERROR_INVAL", "ERROR_INVAL")
+        self._weights[domid] = given.get("weight", self._weights[domid])
+        self._caps[domid] = given.get("cap", self._caps[domid])
+
+    # --- inside ---
+
+    def _may(self, method: str) -> None:
+        if method in self.refuse:
+            raise HypervisorError(f"{method} failed: ERROR_FAIL", "ERROR_FAIL")
+
+    def _get(self, method: str, domid: int) -> DomainInfo:
+        self._may(method)
+        if domid not in self._domains:
+            raise DomainGoneError(f"domain {domid} is gone", "ERROR_DOMAIN_NOTFOUND")
+        return self._domains[domid]
