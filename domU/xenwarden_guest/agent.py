@@ -1,0 +1,252 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""The agent's loop: look at the VM, decide the level, report; one thread, one poll."""
+
+from __future__ import annotations
+
+import os
+from select import POLLIN, poll
+from time import monotonic, process_time
+
+from xenwarden_channel import paths
+from xenwarden_channel.messages import parse_number
+from xenwarden_guest import report
+from xenwarden_guest.collectors import diskstats, gather, interrupts, meminfo, pressure, read_file, snmp, stat
+from xenwarden_guest.level import STRONG_FACTOR, Order, State, decide, over_history
+from xenwarden_guest.vrem import signals as vrem
+from xenwarden_guest.vsem import signals as vsem
+from xenwarden_guest.vsem.headers import Networks
+from xenwarden_guest.vsem.monitor import Monitor
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import NoReturn
+
+    from xenwarden_channel.messages import Message
+    from xenwarden_guest.channel import Channel
+    from xenwarden_guest.collectors import Roots
+
+COLLECTORS = (
+    ("snmp", snmp.collect),
+    ("interrupts", interrupts.collect),
+    ("diskstats", diskstats.collect),
+    ("stat", stat.collect),
+    ("meminfo", meminfo.collect),
+    ("pressure", pressure.collect),
+)
+_FIRST_S = 0.5  # the first report covers this: dom0 waits for it
+PEEK_S = 1.0  # between looks at the network counters; a flood is noticed this soon at level 1
+_SILENCE_INTERVALS = 2  # dom0 counts three intervals without report as silence
+_SHORTEST_S, _LONGEST_S = 0.2, 300.0  # what an order can make of the intervals
+
+
+class Sample:
+    """What one interval showed."""
+
+    __slots__ = ("dests", "missing", "seconds", "signals", "sources")
+
+    def __init__(
+        self,
+        seconds: float,
+        signals: dict[str, float],
+        missing: list[str],
+        dests: list[str],
+        sources: list[str],
+    ) -> None:
+        self.seconds = seconds
+        self.signals = signals
+        self.missing = missing
+        self.dests = dests
+        self.sources = sources
+
+
+class Sensor:
+    """VSEM's and VREM's readings of this VM, from one report to the next."""
+
+    __slots__ = ("_before", "_looked_s", "_roots", "_since_s", "load", "network")
+
+    def __init__(self, roots: Roots, *, management: bool, now_s: float) -> None:
+        self._roots = roots
+        self.network = Monitor(roots, management=management)
+        self.load = vrem.Load()
+        self._before: dict[str, int] = {}
+        self._since_s = self._looked_s = now_s
+        self.network.find_interfaces()
+        self.network.look(0.0)
+        gather(COLLECTORS, roots, self._before)
+
+    def peek(self, now_s: float) -> None:
+        """Look at the network only: cheap enough for every second."""
+        self.network.look(now_s - self._looked_s)
+        self._looked_s = now_s
+
+    def finish(self, now_s: float) -> Sample:
+        """Return what happened since the last sample."""
+        self.peek(now_s)
+        seconds = now_s - self._since_s
+        after: dict[str, int] = {}
+        missing = gather(COLLECTORS, self._roots, after)
+        missing += sorted(self.network.failed)
+        signals, dests, sources = self.network.finish(seconds)
+        signals.update(vsem.signals(self._before, after, seconds))
+        signals.update(vrem.signals(self._before, after, seconds))
+        self.load.add(signals, seconds)
+        self._before = after
+        self._since_s = now_s
+        self.network.find_interfaces()
+        return Sample(seconds, signals, missing, dests, sources)
+
+
+class Agent:
+    """Reports one VM to dom0 until the process ends."""
+
+    def __init__(self, roots: Roots, channel: Channel, *, management: bool, verbose: bool = False) -> None:
+        self._roots = roots
+        self._channel = channel
+        self._verbose = verbose
+        self._started_s = now_s = monotonic()
+        self._sensor = Sensor(roots, management=management, now_s=now_s)
+        self._boot = os.urandom(4).hex()
+        self._seq = 0
+        self._order = Order()
+        self._history: dict[str, float] = {}
+        self._state = State()
+        self._written: dict[str, float] = {}
+        self._written_s = -_LONGEST_S
+        self._report_s = now_s + _FIRST_S
+        self._last_ask = ""
+        self._signals: dict[str, float] = {}
+        self._trouble = ""
+
+    def run(self) -> NoReturn:
+        """Loop for ever."""
+        look_s = monotonic()
+        while True:
+            now_s = monotonic()
+            if self._channel.ready(now_s):
+                self._take(self._channel.events(now_s), now_s)
+            self._log_trouble()
+            if now_s >= self._report_s:
+                self._report(now_s)
+                look_s = now_s + PEEK_S
+            elif now_s >= look_s:
+                self._peek(now_s)
+                look_s = now_s + PEEK_S
+            self._wait(min(look_s, self._report_s) - monotonic())
+
+    def _wait(self, seconds: float) -> None:
+        poller = poll()
+        if self._channel.fileno() >= 0:
+            poller.register(self._channel.fileno(), POLLIN)
+        poller.poll(max(0.0, seconds) * 1000)
+
+    def _interval_s(self) -> float:
+        return self._order.level1_s if self._state.level == 1 else self._order.level2_s
+
+    def _take(self, changed: set[str], now_s: float) -> None:
+        """Read what dom0 wrote."""
+        if paths.DOWN_HISTORY in changed:
+            message = self._channel.read(paths.DOWN_HISTORY, "history", now_s)
+            if message is not None:
+                self._history = message.numbers()
+                self._history.pop("learnt", None)
+        if paths.DOWN_ORDER in changed:
+            message = self._channel.read(paths.DOWN_ORDER, "order", now_s)
+            if message is not None and message.seq != self._order.seq:
+                self._obey(message, now_s)
+        if paths.DOWN_ASK in changed:
+            message = self._channel.read(paths.DOWN_ASK, "ask", now_s)
+            ask_id = message.fields.get("id", "") if message is not None else ""
+            if ask_id and ask_id != self._last_ask:
+                self._last_ask = ask_id
+                self._seq += 1
+                value = report.answer(self._seq, ask_id, self._sensor.load, self._signals)
+                self._channel.write(paths.UP_ANSWER, value, now_s)
+
+    def _obey(self, message: Message, now_s: float) -> None:
+        order = read_order(message)
+        if order.networks != self._order.networks:
+            self._sensor.network.networks = Networks(order.networks)
+        self._order = order
+        if order.level == 2 and self._state.level == 1:
+            self._report_s = now_s  # obey at once, with what is known so far
+
+    def _peek(self, now_s: float) -> None:
+        self._sensor.peek(now_s)
+        so_far = self._sensor.network.so_far(self._interval_s())
+        over = over_history(so_far, self._history)
+        if any(factor >= STRONG_FACTOR for factor in over.values()):
+            self._report(now_s)  # whatever comes, this interval is an anomaly: no need to wait for its end
+
+    def _report(self, now_s: float) -> None:
+        sample = self._sensor.finish(now_s)
+        self._signals = sample.signals
+        before = self._state
+        self._state = state = decide(before, sample.signals, self._history, self._order, now_s)
+        self._sensor.network.level = state.level
+        self._report_s = now_s + self._interval_s()
+        if state.level != before.level and self._verbose:
+            print(f"level={state.level} why={state.why or 'calm'} over={','.join(state.over)}", flush=True)
+        if before.level == 2 and state.level == 1:
+            self._channel.remove(paths.UP_DETAIL, now_s)
+        # The next chance to write comes one interval later; a scheduling delay must not make it silence.
+        due = now_s - self._written_s >= (_SILENCE_INTERVALS - 0.5) * self._interval_s()
+        same = not report.changed(self._written, sample.signals, self._history)
+        if state.level == 1 and before.level == 1 and not state.over and same and not due:
+            return
+        self._seq += 1
+        message = report.report(
+            self._seq,
+            self._own(sample, now_s),
+            state=state,
+            signals=sample.signals,
+            load=self._sensor.load,
+            missing=sample.missing,
+        )
+        if self._channel.write(paths.UP_REPORT, message, now_s):
+            self._written = sample.signals
+            self._written_s = now_s
+        if state.level == 2:
+            self._channel.write(
+                paths.UP_DETAIL, report.detail(self._seq, sample.dests, sample.sources), now_s
+            )
+
+    def _own(self, sample: Sample, now_s: float) -> dict[str, str | float]:
+        """Return the fields about the agent itself."""
+        own: dict[str, str | float] = {
+            "boot": self._boot,
+            "interval": sample.seconds,
+            "cpu_ms": process_time() * 1000,
+            "up_s": now_s - self._started_s,
+        }
+        rss_kb = own_rss_kb(self._roots)
+        if rss_kb:
+            own["rss_kb"] = float(rss_kb)
+        return own
+
+    def _log_trouble(self) -> None:
+        """Say once when XenStore stops or starts working."""
+        if self._channel.trouble != self._trouble:
+            self._trouble = self._channel.trouble
+            print(f"XenStore: {self._trouble or 'works again'}", flush=True)
+
+
+def read_order(message: Message) -> Order:
+    """Return the order that a message holds; a field that is missing or out of range keeps its default."""
+    order = Order()
+    order.seq = message.seq
+    order.level = 2 if message.fields.get("level") == "2" else 1
+    for name in ("level1_s", "level2_s", "level2_max_s"):
+        value = parse_number(message.fields.get(name, ""))
+        if value is not None and (name == "level2_max_s" or _SHORTEST_S <= value <= _LONGEST_S):
+            setattr(order, name, value)
+    order.networks = message.fields.get("networks", "")
+    return order
+
+
+def own_rss_kb(roots: Roots) -> int:
+    """Return the agent's resident memory, 0 where it cannot be read."""
+    try:
+        pages = read_file(roots.proc + "/self/statm").split()[1]
+        return int(pages) * os.sysconf("SC_PAGE_SIZE") // 1024
+    except (OSError, ValueError, IndexError):
+        return 0

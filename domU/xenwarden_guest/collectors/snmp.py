@@ -1,0 +1,70 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""The kernel's protocol counters: /proc/net/snmp, and /proc/net/snmp6 where IPv6 is on."""
+
+from __future__ import annotations
+
+from xenwarden_guest.collectors import Unparsable, number, read_file
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from xenwarden_guest.collectors import Roots
+
+# UDP's RcvbufErrors is part of InErrors; SndbufErrors stands alone.
+_WANTED = {
+    b"Tcp:": {b"ActiveOpens": "tcp_opens", b"AttemptFails": "tcp_fails", b"RetransSegs": "tcp_retrans"},
+    b"Udp:": {b"InErrors": "udp_errors", b"SndbufErrors": "udp_errors"},
+    b"Icmp:": {b"InDestUnreachs": "udp_errors", b"InTimeExcds": "udp_errors"},
+}
+_WANTED6 = {b"Udp6InErrors", b"Udp6SndbufErrors", b"Icmp6InDestUnreachs", b"Icmp6InTimeExcds"}
+
+
+def collect(roots: Roots) -> dict[str, int]:
+    """Return tcp_opens, tcp_fails, tcp_retrans and udp_errors.
+
+    Raises:
+        OSError: there is no such file.
+        Unparsable: it holds something else.
+    """
+    counters = parse(read_file(roots.proc + "/net/snmp"))
+    try:
+        text6 = read_file(roots.proc + "/net/snmp6")
+    except OSError:
+        return counters  # no IPv6: nothing is missing
+    counters["udp_errors"] += parse6(text6)
+    return counters
+
+
+def parse(text: bytes) -> dict[str, int]:
+    """Parse pairs of lines, names and values, per protocol.
+
+    Raises:
+        Unparsable: a protocol that we count is not there.
+    """
+    found: dict[str, int] = {}
+    lines = text.split(b"\n")
+    for names, values in zip(lines, lines[1:], strict=False):  # noqa: RUF007  itertools is not needed else
+        protocol, _, rest = names.partition(b" ")
+        wanted = _WANTED.get(protocol)
+        if wanted is None or not values.startswith(protocol + b" ") or not rest[:1].isalpha():
+            continue
+        for name, value in zip(rest.split(), values.split()[1:], strict=False):
+            key = wanted.get(name)
+            if key is not None:
+                found[key] = found.get(key, 0) + number(value)
+    if len(found) != 4:
+        raise Unparsable("protocol counters not found")
+    return found
+
+
+def parse6(text: bytes) -> int:
+    """Return the sum of IPv6's UDP errors and ICMPv6 errors received.
+
+    Raises:
+        Unparsable: a value is no counter.
+    """
+    total = 0
+    for line in text.split(b"\n"):
+        words = line.split()
+        if len(words) == 2 and words[0] in _WANTED6:
+            total += number(words[1])
+    return total

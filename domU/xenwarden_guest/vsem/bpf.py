@@ -1,0 +1,305 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""Classic BPF: the two programs that look at packets inside the kernel.
+
+`classifier` gives each packet the number of its class; the kernel counts it there and user space never
+sees it. `sampler` picks a few packets and returns the length of their headers, so that the kernel cuts
+the rest off before user space. Both read the same layers, each load relative to the link-layer header.
+
+Instruction set and extensions: Linux, Documentation/networking/filter.rst and include/uapi/linux/filter.h.
+"""
+
+from __future__ import annotations
+
+from sys import byteorder
+
+# Opcodes (class | size | mode).
+_LD_W_ABS, _LD_H_ABS, _LD_B_ABS = 0x20, 0x28, 0x30
+_LD_H_IND, _LD_B_IND = 0x48, 0x50
+_LD_MEM, _LDX_IMM, _ST, _TAX, _TXA = 0x60, 0x01, 0x02, 0x07, 0x87
+_ADD_K, _ADD_X, _AND_K, _LSH_K = 0x04, 0x0C, 0x54, 0x64
+_JA, _JEQ, _JGE, _JSET = 0x05, 0x15, 0x35, 0x45
+_RET_K, _RET_A, _LD_IMM = 0x06, 0x16, 0x00
+
+_AD = 0xFFFFF000  # SKF_AD_OFF: what the kernel knows beside the bytes
+_AD_PKTTYPE, _AD_RANDOM = _AD + 4, _AD + 56
+_LL = 0xFFE00000  # SKF_LL_OFF: relative to the link-layer header, on both ways through the kernel
+
+_HOST, _OTHERHOST, _OUTGOING = 0, 3, 4  # PACKET_*: whose frame it is
+_VLAN, _QINQ, _IPV4, _IPV6, _ARP = 0x8100, 0x88A8, 0x0800, 0x86DD, 0x0806
+_ICMP, _TCP, _UDP, _ICMP6 = 1, 6, 17, 58
+_HOP_BY_HOP, _ROUTING, _FRAGMENT, _DEST_OPTIONS = 0, 43, 44, 60
+_SYN, _RST, _ACK = 0x02, 0x04, 0x10
+_ICMP_REQUESTS = (8, 13, 15, 17)  # echo, timestamp, information, address mask
+_ICMP6_ECHO_REQUEST = 128
+
+# Header bytes that the sampler lets through behind the IP header: up to TCP's flags, the whole of UDP's
+# header, ICMP's type, code and checksum. Never more, so that a wrong length field lets nothing through.
+TCP_BYTES, UDP_BYTES, ICMP_BYTES, ARP_BYTES = 14, 8, 4, 28
+
+# The classes, in the order of their numbers; 0 is everything else.
+CLASSES = (
+    "other",
+    "tx_syn",
+    "rx_syn",
+    "tx_synack",
+    "rx_synack",
+    "tx_rst",
+    "rx_rst",
+    "tx_udp",
+    "rx_udp",
+    "tx_icmp",
+    "rx_icmp",
+    "tx_arp",
+)
+# Where the classifier arrives, and the class of a sent packet there; a received one's is the next.
+_ANSWERS = (
+    ("syn", "tx_syn"),
+    ("synack", "tx_synack"),
+    ("rst", "tx_rst"),
+    ("udp", "tx_udp"),
+    ("icmp_request", "tx_icmp"),
+)
+_SCRATCH_RX, _SCRATCH_NEXT = 0, 1
+_IPV6_EXTENSIONS = 3  # how many extension headers are walked; a longer chain is of class "other"
+
+SAMPLE_ALL = 1 << 32
+
+
+class Program:
+    """An assembler with labels; jumps go forward only, as classic BPF wants them."""
+
+    __slots__ = ("_code", "_labels")
+
+    def __init__(self) -> None:
+        self._code: list[tuple[int, str, str, int]] = []
+        self._labels: dict[str, int] = {}
+
+    def op(self, code: int, value: int = 0) -> None:
+        """Add an instruction."""
+        self._code.append((code, "", "", value))
+
+    def jump(self, code: int, value: int, true: str = "", false: str = "") -> None:
+        """Add a conditional jump; an empty label is the next instruction."""
+        self._code.append((code, true, false, value))
+
+    def goto(self, label: str) -> None:
+        """Add a jump."""
+        self._code.append((_JA, label, "", 0))
+
+    def label(self, name: str) -> None:
+        """Name the next instruction."""
+        self._labels[name] = len(self._code)
+
+    def assemble(self) -> bytes:
+        """Return the program as an array of struct sock_filter, in the machine's byte order."""
+        out = bytearray()
+        for at, (code, true, false, given) in enumerate(self._code):
+            value, yes, no = given, 0, 0
+            if code == _JA:
+                value = self._labels[true] - at - 1
+            else:
+                yes = self._labels[true] - at - 1 if true else 0
+                no = self._labels[false] - at - 1 if false else 0
+            out += code.to_bytes(2, byteorder) + bytes((yes, no)) + value.to_bytes(4, byteorder)
+        return bytes(out)
+
+
+def classifier(own_mac: bytes = b"") -> bytes:
+    """Return the program that gives a packet the index of its class in CLASSES.
+
+    `own_mac` is given for a bridge: then only frames from or to it count.
+    """
+    p = Program()
+    _direction(p, own_mac)
+    _layers(p)
+    p.label("ipv4_fragment")
+    p.jump(_JEQ, _UDP, "udp", "none")
+    p.label("layer4")
+    p.jump(_JEQ, _TCP, "tcp")
+    p.jump(_JEQ, _UDP, "udp")
+    p.jump(_JEQ, _ICMP, "icmp")
+    p.jump(_JEQ, _ICMP6, "icmp6", "none")
+    p.label("tcp")
+    p.op(_LD_B_IND, _LL + 13)
+    p.jump(_JSET, _RST, "rst")
+    p.op(_AND_K, _SYN | _ACK)
+    p.jump(_JEQ, _SYN, "syn")
+    p.jump(_JEQ, _SYN | _ACK, "synack", "none")
+    p.label("icmp")
+    p.op(_LD_B_IND, _LL)
+    for kind in _ICMP_REQUESTS:
+        p.jump(_JEQ, kind, "icmp_request")
+    p.goto("none")
+    p.label("icmp6")
+    p.op(_LD_B_IND, _LL)
+    p.jump(_JEQ, _ICMP6_ECHO_REQUEST, "icmp_request", "none")
+    p.label("arp")
+    p.op(_LD_MEM, _SCRATCH_RX)
+    p.jump(_JEQ, 0, "arp_sent", "none")
+    p.label("arp_sent")
+    p.op(_RET_K, CLASSES.index("tx_arp"))
+    for label, name in _ANSWERS:
+        p.label(label)
+        p.op(_LD_MEM, _SCRATCH_RX)  # 1 for received, whose class is the next
+        p.op(_ADD_K, CLASSES.index(name))
+        p.op(_RET_A)
+    for label in ("none", "link_only", "ipv4_bad"):
+        p.label(label)
+    p.op(_RET_K, 0)
+    return p.assemble()
+
+
+def sampler(*, outgoing: bool, threshold: int = SAMPLE_ALL, own_mac: bytes = b"") -> bytes:
+    """Return the program that accepts sent (or received) packets and returns their headers' length.
+
+    Each is taken with the chance `threshold` / 2^32.
+    """
+    p = Program()
+    _direction(p, own_mac, only_outgoing=outgoing)
+    if threshold < SAMPLE_ALL:
+        p.op(_LD_W_ABS, _AD_RANDOM)
+        p.jump(_JGE, threshold, "none")
+    _layers(p)
+    p.label("layer4")
+    for protocol, label in ((_TCP, "tcp"), (_UDP, "udp"), (_ICMP, "icmp"), (_ICMP6, "icmp")):
+        p.jump(_JEQ, protocol, label)
+    p.label("ipv4_fragment")  # and other protocols: nothing behind the IP header
+    p.op(_TXA)
+    p.op(_RET_A)
+    for label, size in (("tcp", TCP_BYTES), ("udp", UDP_BYTES), ("icmp", ICMP_BYTES)):
+        p.label(label)
+        p.op(_TXA)
+        p.op(_ADD_K, size)
+        p.op(_RET_A)
+    p.label("arp")
+    p.op(_TXA)
+    p.op(_ADD_K, 2 + ARP_BYTES)
+    p.op(_RET_A)
+    for label in ("link_only", "ipv4_bad"):
+        p.label(label)
+    p.op(_TXA)
+    p.op(_ADD_K, 2)
+    p.op(_RET_A)
+    p.label("none")
+    p.op(_RET_K, 0)
+    return p.assemble()
+
+
+def counted_only() -> bytes:
+    """Return the program of a socket that only counts: whatever is queued is one byte."""
+    p = Program()
+    p.op(_RET_K, 1)
+    return p.assemble()
+
+
+def _direction(p: Program, own_mac: bytes, *, only_outgoing: bool | None = None) -> None:
+    """Leave for "none" what is not the VM's own; remember the direction in M[0]."""
+    p.op(_LD_B_ABS, _AD_PKTTYPE)
+    if only_outgoing is True:
+        p.jump(_JEQ, _OUTGOING, "", "none")
+    elif only_outgoing is False:
+        p.jump(_JEQ, _OUTGOING, "none")
+    else:
+        p.jump(_JEQ, _OUTGOING, "sent")
+    if only_outgoing is not True:
+        if own_mac:
+            p.jump(_JEQ, _HOST, "", "none")
+        else:
+            p.jump(_JEQ, _OTHERHOST, "none")
+        p.op(_LD_IMM, 1)
+        p.op(_ST, _SCRATCH_RX)
+    if only_outgoing is None:
+        p.goto("layer2")
+        p.label("sent")
+    if only_outgoing is not False:
+        if own_mac:
+            p.op(_LD_W_ABS, _LL + 6)
+            p.jump(_JEQ, int.from_bytes(own_mac[:4], "big"), "", "none")
+            p.op(_LD_H_ABS, _LL + 10)
+            p.jump(_JEQ, int.from_bytes(own_mac[4:], "big"), "", "none")
+        p.op(_LD_IMM, 0)
+        p.op(_ST, _SCRATCH_RX)
+    p.label("layer2")
+
+
+def _layers(p: Program) -> None:  # noqa: PLR0915  one instruction a line
+    """Walk to layer 4.
+
+    Goes on at `layer4` (A: protocol, X: its offset), `ipv4_fragment` (A: protocol, X: end of the IP
+    header), `arp`, `link_only` and `ipv4_bad` (X: offset of the Ethernet type).
+    """
+    for depth in range(3):  # no tag, one, two
+        p.op(_LDX_IMM, 12 + 4 * depth)
+        p.op(_LD_H_IND, _LL)
+        if depth < 2:
+            p.jump(_JEQ, _VLAN, f"tag{depth}")
+            p.jump(_JEQ, _QINQ, f"tag{depth}", "layer3")
+            p.label(f"tag{depth}")
+    p.label("layer3")
+    p.jump(_JEQ, _IPV4, "ipv4")
+    p.jump(_JEQ, _IPV6, "ipv6")
+    p.jump(_JEQ, _ARP, "arp", "link_only")
+    p.label("ipv4")
+    p.op(_LD_B_IND, _LL + 2)
+    p.op(_AND_K, 0x0F)
+    p.jump(_JGE, 5, "", "ipv4_bad")
+    p.op(_LSH_K, 2)
+    p.op(_ST, _SCRATCH_NEXT)  # header length
+    p.op(_LD_H_IND, _LL + 2 + 6)
+    p.jump(_JSET, 0x1FFF, "ipv4_later")
+    _advance_ipv4(p)
+    p.goto("layer4")
+    p.label("ipv4_later")
+    _advance_ipv4(p)
+    p.goto("ipv4_fragment")
+    p.label("ipv6")
+    p.op(_LD_B_IND, _LL + 2 + 6)
+    p.op(_ST, _SCRATCH_NEXT)
+    _add_to_x(p, 2 + 40)
+    for depth in range(_IPV6_EXTENSIONS):
+        p.op(_LD_MEM, _SCRATCH_NEXT)
+        p.jump(_JEQ, _FRAGMENT, f"fragment{depth}")
+        for extension in (_HOP_BY_HOP, _ROUTING, _DEST_OPTIONS):
+            p.jump(_JEQ, extension, f"extension{depth}")
+        p.goto("layer4")
+        p.label(f"fragment{depth}")
+        p.op(_LD_H_IND, _LL + 2)
+        p.jump(_JSET, 0xFFF8, f"later{depth}")
+        p.op(_LD_B_IND, _LL)
+        p.op(_ST, _SCRATCH_NEXT)
+        _add_to_x(p, 8)
+        p.goto(f"next{depth}")
+        p.label(f"later{depth}")
+        p.op(_LD_B_IND, _LL)
+        p.op(_ST, _SCRATCH_NEXT)
+        _add_to_x(p, 8)
+        p.op(_LD_MEM, _SCRATCH_NEXT)
+        p.goto("ipv4_fragment")
+        p.label(f"extension{depth}")
+        p.op(_LD_B_IND, _LL)
+        p.op(_ST, _SCRATCH_NEXT)
+        p.op(_LD_B_IND, _LL + 1)
+        p.op(_ADD_K, 1)
+        p.op(_LSH_K, 3)
+        p.op(_ADD_X)
+        p.op(_TAX)
+        p.label(f"next{depth}")
+    p.op(_LD_MEM, _SCRATCH_NEXT)
+    p.goto("layer4")
+
+
+def _advance_ipv4(p: Program) -> None:
+    """Leave the protocol in A and the end of the header in X."""
+    p.op(_LD_B_IND, _LL + 2 + 9)
+    p.op(_ST, 2)
+    p.op(_LD_MEM, _SCRATCH_NEXT)
+    p.op(_ADD_K, 2)
+    p.op(_ADD_X)
+    p.op(_TAX)
+    p.op(_LD_MEM, 2)
+
+
+def _add_to_x(p: Program, value: int) -> None:
+    p.op(_TXA)
+    p.op(_ADD_K, value)
+    p.op(_TAX)
