@@ -4,14 +4,17 @@
 from __future__ import annotations
 
 import os
+import time
 from typing import TYPE_CHECKING
 
 import pytest
 import xenstored_offline
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
     from pathlib import Path
+
+    from xenstore_worlds import Wait
 
 
 @pytest.fixture(scope="session")
@@ -29,3 +32,16 @@ def xenstored(request: pytest.FixtureRequest, xenstored_shim: Path) -> Iterator[
     """Run the real daemon, each of the two in turn, with no domain but dom0; mark tests `xenstored`."""
     with xenstored_offline.Xenstored(request.param, xenstored_shim) as daemon:
         yield daemon
+
+
+@pytest.fixture
+def eventually() -> Wait:
+    """Return a call that waits until a condition holds: events and reconnects take their time."""
+
+    def wait(condition: Callable[[], object]) -> None:
+        until = time.monotonic() + 10
+        while not condition():
+            assert time.monotonic() < until, "did not come true within 10 s"
+            time.sleep(0.005)
+
+    return wait

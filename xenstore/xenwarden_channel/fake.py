@@ -16,8 +16,9 @@ import contextlib
 import os
 from typing import TYPE_CHECKING
 
-from xenwarden_channel import errors
+from xenwarden_channel import errors, wire
 from xenwarden_channel.eventtable import EventTable
+from xenwarden_channel.guest import MAX_REQUEST
 from xenwarden_channel.tree import Tree, Watcher
 
 if TYPE_CHECKING:
@@ -97,6 +98,7 @@ class FakeStore:
     def write(self, path: str, value: bytes) -> None:
         """Write the node, making it and its parents."""
         self._check()
+        _check_size(path, value, wire.MAX_PAYLOAD)
         self.tree.write(0, path, value)
 
     def write_many(self, items: Sequence[tuple[str, bytes]]) -> list[Exception | None]:
@@ -105,7 +107,7 @@ class FakeStore:
         answers: list[Exception | None] = []
         for path, value in items:
             try:
-                self.tree.write(0, path, value)
+                self.write(path, value)
                 answers.append(None)
             except errors.StoreError as error:
                 answers.append(error)
@@ -200,6 +202,7 @@ class FakeGuest:
     def write(self, path: str, value: bytes) -> None:
         """Write the node, making it and its parents."""
         self._check()
+        _check_size(path, value, MAX_REQUEST - wire.HEADER_SIZE)
         self._tree.write(self._domid, path, value)
 
     def remove(self, path: str) -> None:
@@ -254,3 +257,8 @@ class FakeGuest:
     def _check(self) -> None:
         if self._fd < 0:
             raise errors.DisconnectedError("not connected")
+
+
+def _check_size(path: str, value: bytes, most: int) -> None:
+    if len(path) + 1 + len(value) > most:
+        raise errors.TooBigError(f"{path}: longer than a request may be")

@@ -30,13 +30,21 @@ SIGNALS: dict[str, tuple[str, str, str]] = {
     "rx_rst_pps": (VSEM, "1/s", "TCP RST received"),
     "tx_udp_pps": (VSEM, "1/s", "UDP sent"),
     "rx_udp_pps": (VSEM, "1/s", "UDP received"),
-    "tx_icmp_pps": (VSEM, "1/s", "ICMP and ICMPv6 requests sent (echo and the like; errors and replies are not counted)"),
+    "tx_icmp_pps": (
+        VSEM,
+        "1/s",
+        "ICMP and ICMPv6 requests sent (echo and the like; errors and replies are not counted)",
+    ),
     "rx_icmp_pps": (VSEM, "1/s", "ICMP and ICMPv6 requests received"),
     "tx_arp_pps": (VSEM, "1/s", "ARP sent"),
     "tx_dests": (VSEM, "count", "distinct destination addresses in the interval, estimated"),
     "rx_sources": (VSEM, "count", "distinct source addresses in the interval, estimated"),
     "tx_top_share": (VSEM, "ratio", "share of the most frequent destination among packets sent"),
-    "tx_external_share": (VSEM, "ratio", "share of packets sent to addresses outside the provider's networks"),
+    "tx_external_share": (
+        VSEM,
+        "ratio",
+        "share of packets sent to addresses outside the provider's networks",
+    ),
     # VSEM, successful and failed tries to send, from the kernel's protocol counters
     "tcp_open_ps": (VSEM, "1/s", "TCP connections that the VM tried to open"),
     "tcp_fail_ps": (VSEM, "1/s", "TCP connection attempts that failed"),
