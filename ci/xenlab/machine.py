@@ -1,0 +1,285 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""A booted lab: Xen, dom0, guests. Started from a snapshot where there is one that fits."""
+
+from __future__ import annotations
+
+import dataclasses
+import time
+from typing import TYPE_CHECKING
+
+import yaml
+
+from xenlab import layers, progress, qemu, store
+from xenlab.errors import LabError
+from xenlab.link import Link
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from xenlab.scenario import Guest, Machine
+
+BOOT_TIMEOUT_S = {"fast": 240, "systemd": 480}  # without KVM, on a machine that does other things too
+GUEST_TIMEOUT_S = 300
+REPORT_TIMEOUT_S = 120
+SNAPSHOTS_KEPT = 6
+POLICY = "/etc/xen/xenwarden.yaml"
+
+
+class Lab:
+    """One running machine with its guests. Use as a context manager: it cleans up."""
+
+    def __init__(self, machine: Machine, images: layers.Images, accel: str, *, keep: bool = False) -> None:
+        self.machine = machine
+        self.images = images
+        self.keep = keep
+        self.hardware = _hardware(machine, accel)
+        self.run = qemu.Run()
+        self._qemu: qemu.Qemu | None = None
+        self._link: Link | None = None
+        for name, file in (
+            ("xen", images.base.xen),
+            ("vmlinuz", images.base.kernel),
+            ("initrd-dom0.gz", images.boot / "initrd-dom0.gz"),
+        ):
+            (self.run.path / name).symlink_to(file)
+
+    def __enter__(self) -> Lab:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    @property
+    def link(self) -> Link:
+        """The line to dom0's agent."""
+        if self._link is None:
+            raise LabError("The machine is not running.")
+        return self._link
+
+    def start(self) -> None:
+        """Bring the machine up with all guests: from a snapshot, made first if there is none yet."""
+        key = store.key_of(
+            [
+                str(store.cache_dir()),  # overlays name their images by path
+                self.images.key,
+                self.hardware.arguments(),
+                dataclasses.asdict(self.machine),
+            ],
+            [store.HERE / "machine.py", store.HERE / "qemu.py"],
+        )
+        snapshot = store.build("snapshot", key, self._make_snapshot, keep=SNAPSHOTS_KEPT)
+        start = time.monotonic()
+        for disk, readonly in qemu.disks(self.run, self.hardware, self.images):
+            if not readonly:
+                qemu.overlay(disk, snapshot / disk.name, "qcow2")
+        self._power_on(load=snapshot / "ram")
+        self.link.ask("clock", 60)
+        progress.say(f"machine resumed from its snapshot in {time.monotonic() - start:.1f} s")
+
+    def reboot(self) -> None:
+        """Reboot dom0 in order, and with it the machine; the disk stays. Guests are started again."""
+        self.link.send("run", command="systemctl reboot || reboot", timeout_s=60)
+        assert self._qemu  # noqa: S101  -- link is there, so QEMU is
+        if not self._qemu.wait_end(180):
+            raise LabError("dom0 did not go down within 180 s of `reboot`.", output=self.console_tail())
+        self._power_off()
+        self._boot()
+
+    def console_tail(self, guest: str | None = None) -> str:
+        """Return the end of the console of `guest`, else of Xen and dom0."""
+        if guest:
+            return str(self.link.ask("console", guest=guest)["output"])[-3000:]
+        if not self.run.console.exists():
+            return ""
+        return self.run.console.read_text(errors="replace")[-3000:]
+
+    def close(self) -> None:
+        """End the machine and remove its files; nothing is left."""
+        self._power_off()
+        self.run.close()
+
+    # --- power ------------------------------------------------------------------------------------
+
+    def _power_on(self, load: Path | None = None) -> None:
+        self.run.console.unlink(missing_ok=True)
+        self._qemu = qemu.Qemu(self.run, self.hardware, self.images, load=load, keep=self.keep)
+        self._link = Link(self.run.path / "lab.sock")
+
+    def _power_off(self) -> None:
+        if self._link:
+            self._link.close()
+            self._link = None
+        if self._qemu:
+            self._qemu.kill()
+            self._qemu = None
+
+    def _make_snapshot(self, work: Path) -> None:
+        qemu.make_overlays(self.run, self.hardware, self.images)
+        self._boot()
+        start = time.monotonic()
+        # A connection that is open at the time of the snapshot would be in it as an open one.
+        self.link.close()
+        assert self._qemu  # noqa: S101  -- _boot started it
+        self._qemu.save(work / "ram")
+        self._power_off()
+        for disk, readonly in qemu.disks(self.run, self.hardware, self.images):
+            if not readonly:
+                disk.rename(work / disk.name)
+        size_mb = sum(f.stat().st_blocks for f in work.iterdir()) * 512 // 1_000_000
+        progress.say(f"snapshot saved in {time.monotonic() - start:.1f} s ({size_mb} MB)")
+
+    # --- boot ---------------------------------------------------------------------------------------
+
+    def _boot(self) -> None:
+        host = self.machine.host
+        start = time.monotonic()
+        progress.say(f"booting Xen with {host.scheduler}, dom0 with {host.xenstored} ({host.init} init)")
+        self._power_on()
+        assert self._qemu  # noqa: S101  -- just started
+        try:
+            self.link.wait_event("hello", BOOT_TIMEOUT_S[host.init], self._qemu.check_alive)
+        except LabError as e:
+            raise LabError(
+                f"dom0 did not come up: {e.message}", "The end of its console is above.", self.console_tail()
+            ) from e
+        self._wait_xen()
+        progress.say(f"dom0 is up after {time.monotonic() - start:.1f} s")
+        self._prepare_dom0()
+        for guest in self.machine.guests:
+            self._create(guest)
+        for guest in self.machine.guests:
+            self._wait_guest(guest)
+        progress.say(f"all guests are up after {time.monotonic() - start:.1f} s")
+        if host.xenwarden:
+            self._wait_reports()
+
+    def _wait_xen(self) -> None:
+        # Under systemd, the lab's agent does not wait for Xen's daemons: their failure is told here.
+        command = "for i in $(seq 600); do xl list >/dev/null 2>&1 && exit 0; sleep 0.2; done; xl list"
+        result = self.link.run(command, 180)
+        if result["status"] != 0:
+            raise LabError(
+                "Xen's tools do not work in dom0.", output=f"{result['output']}\n{self.console_tail()}"
+            )
+
+    def _prepare_dom0(self) -> None:
+        host = self.machine.host
+        hosts = ["127.0.0.1 localhost", "10.0.0.1 dom0"]
+        hosts += [f"{g.address(0)} {g.name}" for g in self.machine.guests]
+        self.link.put("/etc/hosts", "".join(f"{h}\n" for h in hosts).encode())
+        if not host.xenwarden:
+            return
+        if host.policy is not None:
+            self.link.put(POLICY, yaml.safe_dump(host.policy, sort_keys=False).encode())
+        if host.init == "systemd":
+            self.link.check("systemctl enable --now xenwardend.service xenwarden-agent.service", 120)
+        else:
+            for command in ("xenwardend", "xenwarden-agent"):
+                self.link.check(f"setsid {command} </dev/null >>/var/log/{command}.log 2>&1 &")
+
+    def _create(self, guest: Guest) -> None:
+        path = f"/etc/xen/{guest.name}.cfg"
+        config = _xl_config(guest, self.machine.guests, agent=guest.agent and self.machine.host.xenwarden)
+        self.link.put(path, config.encode())
+        start = time.monotonic()
+        result = self.link.run(f"xl create {path}", 180)
+        if result["status"] != 0:
+            raise LabError(
+                f"xl could not create {guest.name}.", output=result["output"] + self.console_tail()
+            )
+        self.link.ask("attach", guest=guest.name)
+        progress.say(f"{guest.name} created ({guest.type}, xl create took {time.monotonic() - start:.1f} s)")
+
+    def _wait_guest(self, guest: Guest) -> None:
+        assert self._qemu  # noqa: S101  -- called while booting
+        try:
+            self.link.wait_event("guest-hello", GUEST_TIMEOUT_S, self._qemu.check_alive, guest=guest.name)
+        except LabError as e:
+            tail = self.console_tail(guest.name)
+            raise LabError(
+                f"{guest.name} did not come up: {e.message}", "The end of its console is above.", tail
+            ) from e
+
+    def _wait_reports(self) -> None:
+        names = ["Domain-0", *(g.name for g in self.machine.guests if g.agent)]
+        progress.say("waiting for the agents' first reports")
+        for name in names:
+            path = f"/local/domain/$(xl domid {name})/data/xenwarden/report"
+            command = f"for i in $(seq 600); do xenstore-exists {path} && exit 0; sleep 0.2; done; exit 1"
+            if self.link.run(command, REPORT_TIMEOUT_S)["status"] != 0:
+                raise LabError(
+                    f"The agent of {name} has not reported within {REPORT_TIMEOUT_S} s.",
+                    output=self._logs(name),
+                )
+
+    def _logs(self, name: str) -> str:
+        if name in {g.name for g in self.machine.guests}:
+            return str(self.link.run("tail -n 30 /var/log/xenwarden-agent.log", guest=name)["output"])
+        files = "tail -n 30 /var/log/xenwardend.log /var/log/xenwarden-agent.log"
+        journal = "journalctl -n 60 --no-pager -u xenwardend -u xenwarden-agent"
+        return str(self.link.run(journal if self.machine.host.init == "systemd" else files)["output"])
+
+
+def _hardware(machine: Machine, accel: str) -> qemu.Hardware:
+    host = machine.host
+    memory = f"{host.memory_mb}M,max:{host.memory_mb}M"
+    return qemu.Hardware(
+        accel=accel,
+        memory_mb=host.memory_mb + sum(g.memory_mb for g in machine.guests) + qemu.XEN_MB,
+        scratch_disks=len(machine.guests),
+        xen_arguments=(
+            f"console=com1 com1=115200,8n1 dom0_mem={memory} dom0_max_vcpus={host.vcpus} "
+            f"loglvl=warning guest_loglvl=warning noreboot sched={host.scheduler}"
+        ),
+        # clocksource and tsc: no switch of clocks in the middle of a run.
+        dom0_arguments=(
+            "console=hvc0 quiet clocksource=xen tsc=unstable net.ifnames=0 "
+            f"lab.init={host.init} lab.xenstored={host.xenstored}"
+        ),
+    )
+
+
+def _xl_config(guest: Guest, guests: tuple[Guest, ...], *, agent: bool) -> str:
+    hosts = ",".join(["dom0=10.0.0.1", *(f"{g.name}={g.address(0)}" for g in guests)])
+    addresses = ",".join(guest.address(i) for i in range(len(guest.vifs)))
+    extra = (
+        f"console=hvc0 quiet net.ifnames=0 lab.name={guest.name} lab.vifs={addresses} lab.hosts={hosts} "
+        f"lab.agent={int(agent)}"
+    )
+    # vdb and vdd are the images that all guests share; scratch disks follow in the guests' order.
+    disks = [
+        ("xvda", "ro", "/dev/vdb"),
+        ("xvdb", "ro", "/dev/vdd"),
+        ("xvdc", "rw", f"/dev/vd{chr(101 + guest.index)}"),
+    ]
+    vifs = []
+    for i, vif in enumerate(guest.vifs):
+        rate = f",rate={vif.rate}" if vif.rate else ""
+        vifs.append(f"mac={guest.mac(i)},bridge=xenbr0,script=/run/xenlab/vif-lab{rate}")
+    lines = {
+        "name": guest.name,
+        "type": guest.type,
+        "uuid": guest.uuid,
+        "kernel": "/boot/vmlinuz-guest",
+        "ramdisk": "/run/xenlab/initrd-guest.gz",
+        "memory": guest.memory_mb,
+        "vcpus": guest.vcpus,
+        "extra": extra,
+        "disk": [
+            f"format=raw,vdev={vdev},access={access},script=/run/xenlab/block-lab,target={target}"
+            for vdev, access, target in disks
+        ],
+        "vif": vifs,
+        "on_crash": "destroy",
+    }
+    if guest.weight is not None:
+        lines["cpu_weight"] = guest.weight
+    if guest.cap is not None:
+        lines["cap"] = guest.cap
+    return "".join(f"{name} = {_xl(value)}\n" for name, value in lines.items())
+
+
+def _xl(value: object) -> str:
+    if isinstance(value, list):
+        return "[" + ", ".join(_xl(v) for v in value) + "]"
+    return str(value) if isinstance(value, int) else f'"{value}"'
