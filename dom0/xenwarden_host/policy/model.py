@@ -1,0 +1,243 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""The policy as frozen records. What each value means is told in `defaults.yaml`."""
+
+from __future__ import annotations
+
+import fnmatch
+from dataclasses import dataclass, field
+from enum import StrEnum
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from xenwarden_host.records import LimitKey, Verdict
+
+UNKNOWN = "unknown"  # the profile of a VM that no entry names
+
+
+class RuleKind(StrEnum):
+    """What a rule is about."""
+
+    ORIGINATED = "originated"  # the VM does it
+    INBOUND = "inbound"  # it is done to the VM
+    ALERT = "alert"  # an admin is told
+
+
+class Trust(StrEnum):
+    """For which VMs a rule is asked, by what dom0 thinks of their agent."""
+
+    ANY = "any"
+    TRUSTED = "trusted"
+    UNTRUSTED = "untrusted"
+
+
+class FailSafe(StrEnum):
+    """What becomes of limits when the daemon ends unasked."""
+
+    KEEP = "keep"
+    RELEASE = "release"
+
+
+class Role(StrEnum):
+    """What a user of the control socket may do; each may do all that those before it may."""
+
+    VIEWER = "viewer"
+    OPERATOR = "operator"
+    ADMIN = "admin"
+
+
+@dataclass(frozen=True, slots=True)
+class Levels:
+    """Intervals of the agents' reports."""
+
+    level1_s: float
+    level2_s: float
+    level2_max_s: float
+
+
+@dataclass(frozen=True, slots=True)
+class VmEntry:
+    """One entry of `vms`: what fits, and what follows."""
+
+    name: str | None
+    uuid: str | None
+    profile: str
+    protect: bool
+    exempt: bool
+    source: str  # where it was written
+
+    def fits(self, uuid: str, name: str) -> bool:
+        """Tell whether this entry is about the VM."""
+        if self.uuid is not None:
+            return uuid == self.uuid
+        return self.name is not None and fnmatch.fnmatchcase(name, self.name)
+
+
+@dataclass(frozen=True, slots=True)
+class VmPolicy:
+    """What holds for one VM."""
+
+    profile: str
+    protect: bool
+    exempt: bool
+    source: str
+
+
+@dataclass(frozen=True, slots=True)
+class Detect:
+    """When a finding raises."""
+
+    at_once: float
+    running: int
+
+
+@dataclass(frozen=True, slots=True)
+class DetectorSpec:
+    """One detector of a rule: its name and arguments."""
+
+    name: str
+    arguments: Mapping[str, Any]
+
+
+Group = tuple[DetectorSpec, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class RuleSpec:
+    """One rule."""
+
+    name: str
+    kind: RuleKind
+    agent: Trust
+    for_s: float
+    hits: int
+    limits: tuple[LimitKey, ...]
+    raises: tuple[Group, ...]
+    convicts: tuple[Group, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Neighbours:
+    """How two ends of one flood are seen."""
+
+    share: float
+    at_least_pps: float
+    within_s: float
+    size_times: float
+    fell_to: float
+
+
+@dataclass(frozen=True, slots=True)
+class Amount:
+    """A value relative to the VM's usual upper limit."""
+
+    times: float
+    at_least: int
+
+
+@dataclass(frozen=True, slots=True)
+class LimitPolicy:
+    """How far a kind of limit goes."""
+
+    signal: str
+    provisional: Amount
+    contained: Amount
+
+
+@dataclass(frozen=True, slots=True)
+class Watch:
+    """From suspicion to verdict."""
+
+    min_s: float
+    min_observations: int
+    min_hits: int
+    calm_s: float
+    answer_wait_s: float
+    max_s: float
+    undecided: Verdict
+    cooldown_s: float
+    again_times: float
+    memory_s: float
+
+
+@dataclass(frozen=True, slots=True)
+class Release:
+    """Out of containment."""
+
+    probation_s: float
+    repeat_times: float
+    repeat_s: float
+    probation_max_s: float
+    operator_cooldown_s: float
+
+
+@dataclass(frozen=True, slots=True)
+class AgentPolicy:
+    """Patience with agents."""
+
+    settle_s: float
+    remind_s: float
+
+
+@dataclass(frozen=True, slots=True)
+class HistoryPolicy:
+    """How usual upper limits are learnt."""
+
+    enough_s: float
+    enough_observations: int
+    interval_s: float
+    margin: float
+    floor: float
+    ceiling: float
+    rise_per_day: float
+    memory_s: float
+    near_capacity_pct: float
+    forget_s: float
+
+
+@dataclass(frozen=True, slots=True)
+class AuditPolicy:
+    """How much the audit log keeps."""
+
+    max_days: int
+    max_records: int
+
+
+@dataclass(frozen=True, slots=True)
+class Recording:
+    """How much recordings keep."""
+
+    max_mb: int
+    addresses_days: int
+
+
+@dataclass(frozen=True, slots=True)
+class Policy:
+    """All of it. `sources` tells for each dotted key where its value came from."""
+
+    tick_s: float
+    levels: Levels
+    provider_networks: tuple[str, ...]
+    profiles: Mapping[str, Mapping[str, float]]  # complete: each holds all priors
+    vms: tuple[VmEntry, ...]
+    detect: Detect
+    rules: tuple[RuleSpec, ...]
+    neighbours: Neighbours
+    limits: Mapping[LimitKey, LimitPolicy]
+    watch: Watch
+    release: Release
+    agent: AgentPolicy
+    history: HistoryPolicy
+    roles: Mapping[Role, tuple[str, ...]]
+    fail_safe: FailSafe
+    audit: AuditPolicy
+    recording: Recording
+    sources: Mapping[str, str] = field(default_factory=dict)
+
+    def vm(self, uuid: str, name: str) -> VmPolicy:
+        """Return what holds for the VM: the first entry that fits, else the profile `unknown`."""
+        for entry in self.vms:
+            if entry.fits(uuid, name):
+                return VmPolicy(entry.profile, entry.protect, entry.exempt, entry.source)
+        return VmPolicy(UNKNOWN, protect=False, exempt=False, source="built-in")
