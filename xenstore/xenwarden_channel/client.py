@@ -72,7 +72,6 @@ class StoreClient:
         self._send_lock = threading.Lock()
         self._pending: dict[int, _Batch] = {}
         self._next_id = 1
-        self._connection: UnixSocketConnection | None = None
         self._socket: socket.socket | None = None
         self._generation = 0
         self._events = EventTable()
@@ -296,60 +295,60 @@ class StoreClient:
     def _run(self) -> None:
         backoff_s = BACKOFF_FIRST_S
         while not self._closing.is_set():
-            if self._connect():
+            connection = self._connect()
+            if connection is not None:
                 backoff_s = BACKOFF_FIRST_S
-                self._read_until_lost()
+                self._read_until_lost(connection)
             else:
                 self._closing.wait(backoff_s)
                 backoff_s = min(backoff_s * 2, BACKOFF_MAX_S)
 
-    def _connect(self) -> bool:
+    def _connect(self) -> UnixSocketConnection | None:
         connection = UnixSocketConnection(self._path)
         try:
             connection.connect()
         except PyxsConnectionError:
-            return False
+            return None
         sock = connection.transport.sock
         with self._lock:
             if self._closing.is_set():
                 connection.close()
-                return False
+                return None
             # Ids of nobody: answers to these are not waited for.
             requests = b"".join(
                 wire.pack(Op.WATCH, 0, 0, _path(path) + _path(token))
                 for path, token in self._events.watches()
             )
-            self._connection = connection
             self._socket = sock
             self._generation += 1
         if requests:
             # Sent aside: the reader must drain while the daemon answers.
             threading.Thread(target=self._watch_again, args=(sock, requests), daemon=True).start()
         self._up.set()
-        return True
+        return connection
 
     def _watch_again(self, sock: socket.socket, requests: bytes) -> None:
         with contextlib.suppress(errors.StoreError):  # lost again: the next connection watches again
             self._send(sock, requests, monotonic() + self._deadline_s)
 
-    def _read_until_lost(self) -> None:
-        sock = self._socket
-        assert sock is not None  # noqa: S101 - _connect has set it, and only this thread clears it
+    def _read_until_lost(self, connection: UnixSocketConnection) -> None:
+        sock = connection.transport.sock
         reader = wire.PacketReader(MAX_REPLY)
         try:
             while data := sock.recv(RECV_SIZE):
                 self._take(reader.feed(data))
         except (OSError, wire.ProtocolError):
             pass
+        self._drop(sock)
         with self._lock:
-            self._socket = None
             broken = set(self._pending.values())
             self._pending.clear()
             for batch in broken:
                 batch.broken = True
                 batch.done.release()
-        if self._connection is not None:
-            self._connection.close()
+        # Not while another thread sends: its descriptor's number could be another file's by then.
+        with self._send_lock:
+            connection.close()
 
     def _take(self, packets: list[tuple[int, int, bytes]]) -> None:
         events = []
@@ -373,7 +372,10 @@ class StoreClient:
             self._events.fire(events)
 
     def _drop(self, sock: socket.socket) -> None:
-        """Have the reader see the connection's end."""
+        """Make no more use of this connection; the reader sees its end."""
+        with self._lock:
+            if self._socket is sock:
+                self._socket = None
         with contextlib.suppress(OSError):
             sock.shutdown(socket.SHUT_RDWR)
 

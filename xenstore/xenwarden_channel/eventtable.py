@@ -77,4 +77,7 @@ class EventTable:
 
     def close(self) -> None:
         """Close the descriptor."""
-        os.close(self._fd)
+        with self._lock:
+            fd, self._fd = self._fd, -1
+        if fd >= 0:
+            os.close(fd)

@@ -23,7 +23,8 @@ from xenwarden_channel import errors, wire
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from _socket import socket as _Socket  # noqa: N812 - a type here, never imported at run time
+    import _socket
+    from io import FileIO
 
 XENBUS = "/dev/xen/xenbus"
 MAX_REQUEST = 4096  # header included: the size of the device's buffer
@@ -52,7 +53,7 @@ class GuestStore:
         self._events: dict[tuple[str, str], None] = {}
         self._rq_id = 0
         self._fd = -1
-        self._socket: _Socket | None = None
+        self._file: FileIO | _socket.socket | None = None
         self._reader = wire.PacketReader()
         self._open()
 
@@ -102,11 +103,9 @@ class GuestStore:
 
     def close(self) -> None:
         """Close the connection; the daemon forgets the watches."""
-        if self._socket is not None:
-            self._socket.close()
-            self._socket = None
-        elif self._fd >= 0:
-            os.close(self._fd)
+        if self._file is not None:
+            self._file.close()
+            self._file = None
         self._fd = -1
         self._events.clear()
 
@@ -115,19 +114,13 @@ class GuestStore:
     def _open(self) -> None:
         try:
             if S_ISSOCK(os.stat(self._path).st_mode):  # noqa: PTH116 - pathlib costs memory
-                # the C module only: `socket` itself costs 1.4 MB
-                from _socket import AF_UNIX, SOCK_STREAM, socket  # noqa: PLC0415
-
-                self._socket = socket(AF_UNIX, SOCK_STREAM)
-                self._socket.settimeout(self._deadline_s)
-                self._socket.connect(self._path)
-                self._socket.setblocking(False)
-                self._fd = self._socket.fileno()
+                self._file = _connect(self._path, self._deadline_s)
             else:
-                self._fd = os.open(self._path, os.O_RDWR | os.O_NONBLOCK | os.O_CLOEXEC)
+                self._file = open(self._path, "r+b", buffering=0, opener=_open_nonblocking)  # noqa: SIM115
+            self._fd = self._file.fileno()
         except OSError as error:
             self.close()
-            raise errors.DisconnectedError(f"{self._path}: {error.strerror}") from None
+            raise errors.DisconnectedError(f"{self._path}: {error.strerror or error}") from None
         self._reader = wire.PacketReader()
 
     def _ask(self, op: int, what: str, payload: bytes) -> bytes:
@@ -213,3 +206,22 @@ def _path(text: str) -> bytes:
     if "\0" in text or not text.isascii():
         raise errors.InvalidError("not a path")
     return text.encode("ascii") + b"\0"
+
+
+def _open_nonblocking(path: str, flags: int) -> int:
+    return os.open(path, flags | os.O_NONBLOCK | os.O_CLOEXEC)
+
+
+def _connect(path: str, deadline_s: float) -> _socket.socket:
+    # The C module only: `socket` itself costs 1.4 MB.
+    from _socket import AF_UNIX, SOCK_STREAM, socket  # noqa: PLC0415
+
+    sock = socket(AF_UNIX, SOCK_STREAM)
+    try:
+        sock.settimeout(deadline_s)
+        sock.connect(path)
+        sock.setblocking(False)
+    except OSError:
+        sock.close()
+        raise
+    return sock
