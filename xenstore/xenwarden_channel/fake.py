@@ -139,6 +139,11 @@ class FakeStore:
         self._check()
         self.tree.set_permissions(0, path, permissions)
 
+    def usage(self, domid: int) -> dict[str, int]:
+        """Return what a domain holds of its quotas: `nodes`, `watches`."""
+        self._check()
+        return self.tree.usage(domid)
+
     def watch(self, path: str, token: str) -> None:
         """Watch the node and all below; one event comes at once."""
         self._check()

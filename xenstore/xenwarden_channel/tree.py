@@ -148,6 +148,11 @@ class Tree:
         self._count(node.owner(), 1)
         self._fire(path, node, before=old)
 
+    def usage(self, domid: int) -> dict[str, int]:
+        """Return how many nodes the domain owns and how many watches it has."""
+        watches = sum(len(watcher.watches) for watcher in self._watchers if watcher.domid == domid)
+        return {"nodes": self._owned.get(domid, 0), "watches": watches}
+
     # --- watches ----------------------------------------------------------------------------------
 
     def attach(self, watcher: Watcher) -> None:
