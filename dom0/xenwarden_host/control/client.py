@@ -1,0 +1,104 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""The client's side of the control socket. Light to import: commands should start fast."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import socket
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from typing import Any
+
+SOCKET_PATH = "/run/xenwarden/control.sock"
+_TIMEOUT_S = 30.0
+
+
+class RefusedError(Exception):
+    """The daemon said no: its sentence, and its hint where there is one."""
+
+    def __init__(self, message: str, hint: str | None) -> None:
+        super().__init__(message)
+        self.message = message
+        self.hint = hint
+
+
+class UnreachableError(RefusedError):
+    """There is no daemon to ask, or it does not answer."""
+
+
+class ControlClient:
+    """One connection to xenwardend at `path`.
+
+    Raises:
+        UnreachableError: nothing listens there, or this user may not connect.
+    """
+
+    def __init__(self, path: str = SOCKET_PATH) -> None:
+        self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        self._socket.settimeout(_TIMEOUT_S)
+        try:
+            self._socket.connect(path)
+        except PermissionError:
+            raise UnreachableError(
+                f"this user may not speak to xenwardend ({path})",
+                "be root, or be in a group that the policy gives a role: see `xenwarden policy show`",
+            ) from None
+        except OSError as error:
+            missing = isinstance(error, (FileNotFoundError, ConnectionRefusedError))
+            raise UnreachableError(
+                "xenwardend is not running" if missing else f"cannot reach xenwardend at {path}: {error}",
+                "start it with: systemctl start xenwardend",
+            ) from None
+        self._reader = self._socket.makefile("rb")
+
+    def ask(self, do: str, **arguments: Any) -> Any:
+        """Send one request and return its result.
+
+        Raises:
+            RefusedError: the daemon refused it.
+            UnreachableError: the daemon went away or did not answer within 30 s.
+        """
+        # A daemon that refuses at once may have closed already: its answer is there to read.
+        with contextlib.suppress(OSError):
+            self._socket.sendall(json.dumps({"do": do, **arguments}).encode() + b"\n")
+        answer = self._line()
+        if not answer.get("ok"):
+            raise RefusedError(answer.get("error", "xenwardend gave no reason"), answer.get("hint"))
+        return answer.get("result")
+
+    def follow(self) -> Iterator[dict[str, Any]]:
+        """Yield the events that come after a request with `follow`, for as long as the daemon lives.
+
+        Raises:
+            UnreachableError: the daemon went away, or this reader was too slow for it.
+        """
+        self._socket.settimeout(None)
+        while True:
+            line = self._line()
+            if not line.get("ok", True):
+                raise UnreachableError(line.get("error", "the stream ended"), line.get("hint"))
+            yield line["event"]
+
+    def close(self) -> None:
+        """Close the connection."""
+        self._reader.close()
+        self._socket.close()
+
+    def _line(self) -> dict[str, Any]:
+        try:
+            line = self._reader.readline()
+        except TimeoutError:
+            raise UnreachableError(
+                f"xenwardend did not answer within {_TIMEOUT_S:g} s", "see: journalctl -u xenwardend"
+            ) from None
+        except OSError as error:
+            raise UnreachableError(f"the connection to xenwardend broke: {error}", None) from None
+        if not line.endswith(b"\n"):
+            raise UnreachableError("xenwardend closed the connection", "see: journalctl -u xenwardend")
+        answer = json.loads(line)
+        if not isinstance(answer, dict):
+            raise UnreachableError("xenwardend gave an answer that is none", None)
+        return answer

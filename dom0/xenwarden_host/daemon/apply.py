@@ -1,0 +1,195 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""Carry out what HSEM decided: limits to the engine, orders to the guests, all to the audit log."""
+
+from __future__ import annotations
+
+import logging
+from typing import TYPE_CHECKING, Any, assert_never
+
+from xenwarden_channel import paths
+from xenwarden_host import audit
+from xenwarden_host.daemon import words
+from xenwarden_host.daemon.ledger import evidence_dict
+from xenwarden_host.records import (
+    Alert,
+    Ask,
+    Level,
+    LiftLimit,
+    LimitKey,
+    LimitState,
+    OrderLevel,
+    SetLimit,
+    Transition,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping
+
+    from xenwarden_host.audit import Audit
+    from xenwarden_host.daemon.ledger import Ledger
+    from xenwarden_host.daemon.tracker import Guest
+    from xenwarden_host.limits.engine import LimitEngine
+    from xenwarden_host.records import Action, LimitStatus
+
+log = logging.getLogger("xenwarden.apply")
+
+
+class Applier:
+    """Apply actions. `dry_run`: log them only. While `killed` HSEM's limits are kept in mind, not set."""
+
+    def __init__(self, engine: LimitEngine, ledger: Ledger, audit_log: Audit, *, dry_run: bool) -> None:
+        self._engine = engine
+        self._ledger = ledger
+        self._audit = audit_log
+        self._dry_run = dry_run
+        self._wanted: dict[tuple[str, LimitKey], tuple[int, str]] = {}  # HSEM's: value, why
+        self._told: dict[tuple[str, LimitKey], tuple[LimitState, int]] = {}
+        self.ordered: dict[str, Level] = {}
+        self.killed = False
+
+    def apply(self, actions: Iterable[Action], vms: Mapping[str, Guest]) -> None:
+        """Apply all actions; one that fails is logged and stops no other."""
+        for action in actions:
+            guest = vms.get(action.uuid)
+            try:
+                self._apply_one(action, guest, guest.info.name if guest else action.uuid)
+            except Exception:
+                log.exception("event=action-failed action=%s uuid=%s", type(action).__name__, action.uuid)
+
+    def _apply_one(self, action: Action, guest: Guest | None, name: str) -> None:
+        match action:
+            case OrderLevel():
+                self._order(action, name)
+            case SetLimit():
+                self._set(action, name)
+            case LiftLimit():
+                self._lift(action, name)
+            case Ask():
+                if guest is not None:
+                    guest.down.want(paths.DOWN_ASK, {"id": str(action.ask_id), "what": "reliability"})
+                self._record("ask", action.uuid, name, f"{name} asked how reliable it runs", id=action.ask_id)
+            case Transition():
+                self._transition(action, name)
+            case Alert():
+                self._record(
+                    "alert",
+                    action.uuid,
+                    name,
+                    action.text,
+                    level=logging.WARNING,
+                    what=action.what,
+                    evidence=[evidence_dict(item) for item in action.evidence],
+                )
+            case _:
+                assert_never(action)
+
+    def _order(self, action: OrderLevel, name: str) -> None:
+        if self.ordered.get(action.uuid, Level.ONE) != action.level:
+            self.ordered[action.uuid] = action.level
+            text = f"{name} ordered to level {int(action.level)}: {action.why}"
+            self._record("order", action.uuid, name, text, ordered=int(action.level))
+
+    def _set(self, action: SetLimit, name: str) -> None:
+        key = (action.uuid, action.key)
+        if self._wanted.get(key) == (action.value, action.why):
+            return
+        self._wanted[key] = (action.value, action.why)
+        if self.killed or self._dry_run:
+            why_not = "the kill switch is on" if self.killed else "dry run"
+            what, value = words.subject(action.key), words.amount(action.key, action.value)
+            text = f"{what} by {name} would be limited to {value}, but {why_not}: {action.why}"
+            self._record("limit-withheld", action.uuid, name, text, kind=str(action.key), value=action.value)
+        else:
+            self._engine.want(action.uuid, action.key, action.value, audit.HSEM, action.why)
+
+    def _lift(self, action: LiftLimit, name: str) -> None:
+        self._wanted.pop((action.uuid, action.key), None)
+        if self._dry_run:
+            text = f"limit {action.key} of {name} would be lifted, but dry run: {action.why}"
+            self._record("limit-withheld", action.uuid, name, text, kind=str(action.key), value=None)
+        elif not self.killed:
+            self._engine.lift(action.uuid, action.key, audit.HSEM)
+
+    def _transition(self, action: Transition, name: str) -> None:
+        self._ledger.note_transition(action)
+        self._record(
+            "verdict" if action.verdict is not None else "state",
+            action.uuid,
+            name,
+            f"{name} is {action.new}: {action.why}",
+            level=logging.WARNING,
+            old=str(action.old),
+            new=str(action.new),
+            verdict=None if action.verdict is None else str(action.verdict),
+            also_victim=action.also_victim,
+            evidence=[evidence_dict(item) for item in action.evidence],
+        )
+
+    def set_killed(self, killed: bool) -> None:
+        """Release everything and set nothing, or have HSEM's limits stand again."""
+        if self._dry_run or killed == self.killed:
+            self.killed = killed
+            return
+        self.killed = killed
+        if killed:
+            self._engine.lift_all(None)
+        else:
+            for (uuid, key), (value, why) in self._wanted.items():
+                self._engine.want(uuid, key, value, audit.HSEM, why)
+
+    def note_changes(self, changes: Iterable[LimitStatus], vms: Mapping[str, Guest]) -> None:
+        """Record what the engine's reconciling changed on the host. A refusal that goes on is told once."""
+        for status in changes:
+            told = (status.state, status.value)
+            key = (status.uuid, status.key)
+            if self._told.get(key) == told:
+                continue
+            self._told[key] = told
+            guest = vms.get(status.uuid)
+            name = guest.info.name if guest else status.uuid
+            self._ledger.note_limit(status, still_held=bool(self._engine.held(status.uuid)))
+            if status.state is LimitState.SET:
+                event, level = "limit-set", logging.WARNING
+            elif status.state is LimitState.LIFTED:
+                event, level = "limit-lifted", logging.WARNING
+                del self._told[key]
+            else:
+                event, level = "limit-failed", logging.ERROR
+            self._audit.record(
+                event,
+                who=status.owner,
+                text=words.limit_change(status, name),
+                uuid=status.uuid,
+                name=name,
+                level=level,
+                kind=str(status.key),
+                value=status.value,
+                original=status.original,
+                state=str(status.state),
+                why=status.why,
+                detail=status.detail,
+            )
+
+    def forget(self, uuid: str) -> None:
+        """Drop what is kept of a VM whose limits an operator released."""
+        for key in [key for key in self._wanted if key[0] == uuid]:
+            del self._wanted[key]
+
+    def dump(self) -> dict[str, Any]:
+        """Return HSEM's wishes and orders, for `restore` after a restart."""
+        return {
+            "ordered": {uuid: int(level) for uuid, level in self.ordered.items() if level is not Level.ONE},
+            "wanted": [[uuid, str(key), value, why] for (uuid, key), (value, why) in self._wanted.items()],
+        }
+
+    def restore(self, dumped: Mapping[str, Any]) -> None:
+        """Take over what an earlier daemon dumped. The engine has its own journal and is not told."""
+        self.ordered = {uuid: Level(level) for uuid, level in dumped["ordered"].items()}
+        self._wanted = {
+            (uuid, LimitKey.parse(key)): (value, why) for uuid, key, value, why in dumped["wanted"]
+        }
+
+    def _record(self, event: str, uuid: str, name: str, text: str, **data: Any) -> None:
+        if self._dry_run:
+            data["dry_run"] = True
+        self._audit.record(event, who=audit.HSEM, text=text, uuid=uuid, name=name, **data)

@@ -1,0 +1,61 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""Put the warden together from its parts."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from xenwarden_host.audit import Audit
+from xenwarden_host.daemon.killswitch import KillSwitch
+from xenwarden_host.daemon.tracker import Tracker
+from xenwarden_host.daemon.warden import Warden
+from xenwarden_host.database import FILE_NAME, Database
+from xenwarden_host.hrem.history import History
+from xenwarden_host.hrem.hrem import Hrem
+from xenwarden_host.hsem.hsem import Hsem
+from xenwarden_host.limits.engine import LimitEngine
+from xenwarden_host.limits.journal import Journal
+
+if TYPE_CHECKING:
+    from xenwarden_host.policy.model import Policy
+    from xenwarden_host.protocols import Clock, Hypervisor, Store, VifControl
+
+
+def build_warden(
+    *,
+    hypervisor: Hypervisor,
+    store: Store,
+    vifs: VifControl,
+    clock: Clock,
+    policy: Policy,
+    state_dir: Path,
+    run_dir: Path,
+    kill_file: Path,
+    sys_root: Path = Path("/sys"),
+    dry_run: bool,
+) -> Warden:
+    """Return a warden that works by `policy`, with its state in `state_dir`.
+
+    Raises:
+        XenwardenError: the database cannot be had.
+    """
+    path = state_dir / FILE_NAME
+    # The database first: it sets a damaged file aside before the journal opens it.
+    database = Database(path, audit_rows=policy.audit.max_records, audit_days=policy.audit.max_days)
+    journal = Journal(path)
+    history = History(policy)
+    return Warden(
+        policy=policy,
+        tracker=Tracker(hypervisor, store, clock, passive=dry_run),
+        history=history,
+        hrem=Hrem(sys_root),
+        hsem=Hsem(policy, history),
+        engine=LimitEngine(hypervisor, vifs, journal, clock),
+        journal=journal,
+        database=database,
+        audit_log=Audit(database, clock),
+        kill_switch=KillSwitch(run_dir / "kill-switch", kill_file),
+        clock=clock,
+        dry_run=dry_run,
+    )

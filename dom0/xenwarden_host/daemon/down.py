@@ -1,0 +1,56 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""The nodes that dom0 keeps below a guest's `~/xenwarden`: what they should hold, and what is written.
+
+A node is written when what it should hold changed, and again in full when the store may have lost it.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from xenwarden_channel import messages, paths
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+_KINDS = {
+    paths.DOWN_ORDER: "order",
+    paths.DOWN_HISTORY: "history",
+    paths.DOWN_ASK: "ask",
+    paths.DOWN_STATUS: "status",
+}
+
+
+class Down:
+    """One guest's nodes. `first_seq` is above all that an earlier daemon used: seconds since 1970 are."""
+
+    def __init__(self, domid: int, first_seq: int) -> None:
+        self._domid = domid
+        self._seq = first_seq
+        self._wanted: dict[str, dict[str, str]] = {}
+        self._written: dict[str, dict[str, str]] = {}
+
+    def want(self, node: str, fields: Mapping[str, str | float]) -> None:
+        """Have `node` hold `fields` from the next `pending` on."""
+        self._wanted[node] = {
+            name: value if isinstance(value, str) else messages.format_number(value)
+            for name, value in fields.items()
+        }
+
+    def pending(self) -> list[tuple[str, str, bytes]]:
+        """Return (node, absolute path, value) of each node that is not as it should be."""
+        out = []
+        for node, fields in self._wanted.items():
+            if self._written.get(node) != fields:
+                self._seq += 1
+                value = messages.encode(_KINDS[node], self._seq, fields)
+                out.append((node, paths.absolute(self._domid, node), value))
+        return out
+
+    def written(self, node: str) -> None:
+        """Note that the store took the value that `pending` gave for `node`."""
+        self._written[node] = self._wanted[node]
+
+    def lost(self) -> None:
+        """Have everything written again: the store may have forgotten it."""
+        self._written.clear()

@@ -1,0 +1,157 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""`xenwardend`: arguments, one instance, signals, and the parts put together."""
+
+from __future__ import annotations
+
+import argparse
+import fcntl
+import logging
+import os
+import signal
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from xenwarden_channel.errors import StoreError
+from xenwarden_host import __version__, audit
+from xenwarden_host.daemon.clock import SystemClock
+from xenwarden_host.daemon.notify import notify
+from xenwarden_host.daemon.service import Service
+from xenwarden_host.errors import XenwardenError
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+log = logging.getLogger("xenwarden")
+
+_STORE_DEADLINE_S = 2.0  # the loop waits for an answer no longer: ticks must go on
+CONFIG = Path("/etc/xen/xenwarden.yaml")
+STATE_DIR = Path("/var/lib/xenwarden")
+RUN_DIR = Path("/run/xenwarden")
+KILL_FILE = Path("/etc/xen/xenwarden.kill")
+
+
+def arguments() -> argparse.ArgumentParser:
+    """Return the parser of xenwardend's command line."""
+    parser = argparse.ArgumentParser(
+        prog="xenwardend",
+        description="Watch the VMs of this Xen host, limit those that attack, and put back what was there "
+        "before. Runs in the foreground.",
+        epilog="Exit status: 0 stopped by a signal, 1 failed, 2 wrong usage. See man xenwardend.",
+    )
+    parser.add_argument(
+        "--config",
+        type=Path,
+        metavar="FILE",
+        help=f"the policy; by default {CONFIG}, or what is shipped where that is missing",
+    )
+    parser.add_argument(
+        "--state-dir", type=Path, default=STATE_DIR, metavar="DIR", help="default: %(default)s"
+    )
+    parser.add_argument("--run-dir", type=Path, default=RUN_DIR, metavar="DIR", help="default: %(default)s")
+    parser.add_argument(
+        "--dry-run", action="store_true", help="decide and log; write nothing to guests, set no limit"
+    )
+    parser.add_argument("-v", "--verbose", action="store_true", help="log each limit's steps and each order")
+    parser.add_argument("--debug", action="store_true", help="log everything, with tracebacks")
+    parser.add_argument("--version", action="version", version=f"xenwardend {__version__}")
+    return parser
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the daemon until it is told to stop; return the exit status."""
+    options = arguments().parse_args(argv)
+    _log_to_stderr(debug=options.debug)
+    try:
+        return _run(options)
+    except XenwardenError as error:
+        told, hint = error.message, error.hint
+    except StoreError as error:
+        told, hint = str(error), "is xenstored running? see: systemctl status xenstored"
+    log.error("%s", told)
+    if hint:
+        log.error("%s", hint)
+    return 1
+
+
+def _run(options: argparse.Namespace) -> int:
+    from xenwarden_channel.client import StoreClient  # noqa: PLC0415  --help and --version run anywhere
+    from xenwarden_host.libxl.xenlight import Xenlight  # noqa: PLC0415  likewise: it needs the compiled binding
+    from xenwarden_host.limits.vif import DomainVifs  # noqa: PLC0415  likewise
+
+    for directory in (options.state_dir, options.run_dir):
+        _make_directory(directory, 0o700 if directory is options.state_dir else 0o755)
+    lock = _lock(options.run_dir / "xenwardend.lock")
+    store = StoreClient(deadline_s=_STORE_DEADLINE_S)
+    hypervisor = Xenlight(store)
+    try:
+        service = Service(
+            hypervisor=hypervisor,
+            store=store,
+            vifs=DomainVifs(store),
+            clock=SystemClock(),
+            config=options.config,
+            state_dir=options.state_dir,
+            run_dir=options.run_dir,
+            kill_file=KILL_FILE,
+            dry_run=options.dry_run,
+        )
+        with service:
+            _on_signals(service)
+            notify(f"READY=1\nSTATUS=watching since process {os.getpid()} started")
+            service.run()
+            notify("STOPPING=1")
+    finally:
+        hypervisor.close()
+        store.close()
+        os.close(lock)
+    return 0
+
+
+def _on_signals(service: Service) -> None:
+    """Turn signals into work of the loop: a byte in a pipe, nothing in the handler itself."""
+    read_fd, write_fd = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
+    signal.set_wakeup_fd(write_fd, warn_on_full_buffer=False)
+    for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
+        signal.signal(number, lambda _number, _frame: None)
+    service.take_signals_from(read_fd)
+
+
+def _make_directory(path: Path, mode: int) -> None:
+    try:
+        path.mkdir(mode=mode, parents=True, exist_ok=True)
+    except OSError as error:
+        raise XenwardenError(f"cannot make {path}: {error.strerror}", hint="run xenwardend as root") from None
+
+
+def _lock(path: Path) -> int:
+    """Take the lock that says that one xenwardend runs; return its descriptor.
+
+    Raises:
+        XenwardenError: another one has it.
+    """
+    try:
+        fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    except OSError as error:
+        raise XenwardenError(f"cannot open {path}: {error.strerror}", hint="run xenwardend as root") from None
+    try:
+        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        os.close(fd)
+        raise XenwardenError(
+            f"another xenwardend runs with {path.parent}", hint="see: systemctl status xenwardend"
+        ) from None
+    return fd
+
+
+def _log_to_stderr(*, debug: bool) -> None:
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(audit.JournalFormatter(debug=debug))
+    root = logging.getLogger("xenwarden")
+    root.handlers = [handler]
+    root.setLevel(logging.DEBUG if debug else logging.INFO)
+    root.propagate = False
+
+
+if __name__ == "__main__":
+    sys.exit(main())

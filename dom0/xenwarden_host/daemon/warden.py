@@ -1,0 +1,341 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""The tick: list, read, collect, decide, apply, reconcile, write. A part that fails stops no other."""
+
+from __future__ import annotations
+
+import logging
+from collections import Counter
+from typing import TYPE_CHECKING, Any
+
+from xenwarden_channel import paths, signals
+from xenwarden_channel.messages import MAX_VALUE
+from xenwarden_host import audit
+from xenwarden_host.daemon import views
+from xenwarden_host.daemon.apply import Applier
+from xenwarden_host.daemon.ledger import Ledger
+from xenwarden_host.database import DatabaseError
+from xenwarden_host.records import AgentState, Level, Snapshot, VmState
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping, Sequence
+
+    from xenwarden_host.audit import Audit
+    from xenwarden_host.daemon.killswitch import KillSwitch
+    from xenwarden_host.daemon.tracker import Guest, Tracker
+    from xenwarden_host.database import Database
+    from xenwarden_host.hrem.history import History
+    from xenwarden_host.hrem.hrem import Hrem
+    from xenwarden_host.hsem.hsem import Hsem
+    from xenwarden_host.limits.engine import LimitEngine
+    from xenwarden_host.limits.journal import Journal
+    from xenwarden_host.policy.model import Policy
+    from xenwarden_host.protocols import Clock
+    from xenwarden_host.records import DomainInfo
+
+log = logging.getLogger("xenwarden")
+
+_BRIEF = tuple(signals.names(signals.VSEM, signals.VREM))  # what an agent can compare with
+_HISTORY_EVERY_S = 60.0  # a guest's brief history changes slowly
+_SAVE_EVERY_S = 60.0
+_COMPLAIN_EVERY_S = 60.0
+_STALL_S = 5.0  # a tick later than this: the daemon was starved, or the machine slept
+
+
+class Warden:
+    """All parts of the daemon, and what one tick does with them."""
+
+    def __init__(
+        self,
+        *,
+        policy: Policy,
+        tracker: Tracker,
+        history: History,
+        hrem: Hrem,
+        hsem: Hsem,
+        engine: LimitEngine,
+        journal: Journal,
+        database: Database,
+        audit_log: Audit,
+        kill_switch: KillSwitch,
+        clock: Clock,
+        dry_run: bool,
+    ) -> None:
+        self.tracker = tracker
+        self.history = history
+        self.hrem = hrem
+        self.hsem = hsem
+        self.engine = engine
+        self.database = database
+        self._journal = journal
+        self.audit = audit_log
+        self.kill_switch = kill_switch
+        self.clock = clock
+        self.dry_run = dry_run
+        self.ledger = Ledger(clock)
+        self.applier = Applier(engine, self.ledger, audit_log, dry_run=dry_run)
+        self.signals: dict[str, dict[str, float]] = {}  # HREM's of the last tick, by UUID
+        self.ticks = 0
+        self.errors: Counter[str] = Counter()
+        self.started_s = clock.monotonic()
+        self._domains: list[DomainInfo] = []
+        self._last_tick_s = self.started_s
+        self._next_history_s: dict[tuple[str, int], float] = {}
+        self._next_save_s = 0.0
+        self._next_complaint_s: dict[str, float] = {}
+        self.set_policy(policy)
+
+    def set_policy(self, policy: Policy) -> None:
+        """Work by this policy from now on."""
+        self.policy = policy
+        self._networks = _fitting(policy.provider_networks)
+        self.hsem.policy = policy
+
+    def listen(self) -> bool:
+        """Take what the store has to say between ticks; return whether a tick should not wait."""
+        raised = False
+
+        def read() -> None:
+            nonlocal raised
+            self.tracker.drain()
+            if self.tracker.domains_changed:
+                self._domains = self.tracker.refresh()
+            raised = self.tracker.read()
+
+        self._guard("store", read)
+        return raised
+
+    def release_all_for_stop(self) -> None:
+        """Lift every limit, as the policy's fail-safe wants it when the daemon ends."""
+        self._guard("limits", self._lift_all_now)
+
+    def _lift_all_now(self) -> None:
+        self.engine.lift_all(None)
+        self._reconcile(self.tracker.vms())
+
+    def close(self) -> None:
+        """Close the database and the journal."""
+        self._journal.close()
+        self.database.close()
+
+    # --- one tick --------------------------------------------------------------------------------
+
+    def tick(self) -> None:
+        """Do one tick. Never raises."""
+        now_s = self.clock.monotonic()
+        if now_s - self._last_tick_s > _STALL_S:
+            self.tracker.excuse()
+        self._last_tick_s = now_s
+        self.ticks += 1
+        self._guard("kill-switch", self._look_at_kill_switch)
+        self._guard("store", self.tracker.drain)
+        if not self._guard("domains", self._list):
+            return  # without the list nothing may be decided or set: domids could be others by now
+        self._guard("store", self.tracker.read)
+        vms = self.tracker.vms()
+        self._guard("hrem", lambda: self._collect(now_s, vms))
+        self._guard("hsem", lambda: self._decide(now_s, vms))
+        if not self.dry_run:
+            self._guard("limits", lambda: self._reconcile(vms))
+        self._guard("channel", lambda: self._tell_guests(vms, now_s))
+        if now_s >= self._next_save_s:
+            self.save()
+
+    def _guard(self, where: str, step: Callable[[], object]) -> bool:
+        """Run a step; log and count what it raises, at most one line a minute for each place."""
+        try:
+            step()
+        except Exception:
+            self.errors[where] += 1
+            now_s = self.clock.monotonic()
+            if now_s >= self._next_complaint_s.get(where, 0.0):
+                self._next_complaint_s[where] = now_s + _COMPLAIN_EVERY_S
+                log.exception("event=error where=%s count=%d", where, self.errors[where])
+            return False
+        return True
+
+    def _list(self) -> None:
+        self._domains = self.tracker.refresh()
+
+    def _look_at_kill_switch(self) -> None:
+        file = self.kill_switch.engaged_by()
+        if (file is not None) == self.applier.killed:
+            return
+        self.applier.set_killed(file is not None)
+        on = f"kill switch on ({file}): all limits are released and none is set"
+        self.audit.record(
+            "kill-switch",
+            who=audit.DAEMON,
+            text=on if file else "kill switch off: what HSEM wants is set again",
+            level=logging.WARNING,
+            on=file is not None,
+        )
+
+    def _collect(self, now_s: float, vms: Mapping[str, Guest]) -> None:
+        self.signals = self.hrem.collect([guest.info for guest in vms.values()], now_s)
+
+    def _decide(self, now_s: float, vms: dict[str, Guest]) -> None:
+        snapshot = self._snapshot(now_s, vms)
+        for view in snapshot.vms:
+            self._note_level(view.uuid, view.name, reported=view.report.level if view.report else 1)
+        actions = self.hsem.decide(snapshot)
+        self.applier.apply(actions, vms)
+        if actions:
+            self._next_save_s = 0.0  # what was decided must not be forgotten by a crash
+
+    def _snapshot(self, now_s: float, vms: dict[str, Guest]) -> Snapshot:
+        return views.build(
+            vms,
+            now_s=now_s,
+            unix_s=self.clock.unix(),
+            level1_s=self.policy.levels.level1_s,
+            level2_s=self.policy.levels.level2_s,
+            known_s=self.tracker.known_s,
+            signals=self.signals,
+            held=self.engine.held,
+        )
+
+    def _note_level(self, uuid: str, name: str, *, reported: int) -> None:
+        """Note the level that a VM is at: HSEM's order, or the agent's own word that it went up."""
+        level = max(self.applier.ordered.get(uuid, Level.ONE), Level(reported))
+        if self.ledger.note_level(uuid, level):
+            self.audit.record(
+                "level",
+                who=audit.DAEMON,
+                text=f"{name} is at level {int(level)}",
+                uuid=uuid,
+                name=name,
+                to=int(level),
+            )
+
+    def _reconcile(self, vms: dict[str, Guest]) -> None:
+        if self.applier.killed:
+            self.engine.lift_all(None)
+        self.applier.note_changes(self.engine.reconcile(self._domains), vms)
+
+    def _tell_guests(self, vms: dict[str, Guest], now_s: float) -> None:
+        levels = self.policy.levels
+        for guest in self.tracker.guests.values():
+            uuid = guest.info.uuid
+            guest.down.want(
+                paths.DOWN_ORDER,
+                {
+                    "level": str(int(self.applier.ordered.get(uuid, Level.ONE))),
+                    "level1_s": levels.level1_s,
+                    "level2_s": levels.level2_s,
+                    "level2_max_s": levels.level2_max_s,
+                    "networks": self._networks,
+                },
+            )
+            held = sorted(str(key) for key in self.engine.held(uuid))
+            state = self.ledger.record(uuid).state
+            guest.down.want(paths.DOWN_STATUS, {"state": str(state), "limits": ",".join(held)})
+            if now_s >= self._next_history_s.get((uuid, guest.info.domid), 0.0):
+                self._next_history_s[uuid, guest.info.domid] = now_s + _HISTORY_EVERY_S
+                brief = self.history.brief(uuid, _BRIEF)
+                fields = {"learnt": "1" if brief.learnt else "0", **brief.upper}
+                guest.down.want(paths.DOWN_HISTORY, fields)
+        for key in self._next_history_s.keys() - {(g.info.uuid, g.info.domid) for g in vms.values()}:
+            del self._next_history_s[key]
+        self.tracker.write()
+
+    # --- state that outlives the daemon ------------------------------------------------------------
+
+    def save(self) -> None:
+        """Keep what a restart needs. A database that cannot be written is told and survived."""
+        self._next_save_s = self.clock.monotonic() + _SAVE_EVERY_S
+        if self.dry_run:
+            return
+        self._guard("database", self._save)
+
+    def _save(self) -> None:
+        unix_s = self.clock.unix()
+        for key, value in (
+            ("hsem", self.hsem.dump()),
+            ("history", {vm: self.history.dump(vm) for vm in self.history.uuids()}),
+            ("applier", self.applier.dump()),
+            ("ledger", self.ledger.dump()),
+            ("known", self.tracker.dump()),
+        ):
+            self.database.save(key, value, unix_s)
+
+    def restore(self) -> None:
+        """Take over what an earlier daemon kept; a part that cannot be read begins anew, and is told."""
+        parts: tuple[tuple[str, Callable[[Any], None]], ...] = (
+            ("history", self._restore_history),
+            ("hsem", self.hsem.restore),
+            ("applier", self.applier.restore),
+            ("ledger", self.ledger.restore),
+            ("known", self.tracker.restore),
+        )
+        for key, take in parts:
+            try:
+                kept = self.database.load(key)
+                if kept is not None:
+                    take(kept)
+            except (DatabaseError, ValueError, KeyError, TypeError, AttributeError):
+                self.database.notices.append(f"what was kept of {key} could not be read: it begins anew")
+                log.exception("event=restore-failed part=%s", key)
+
+    def _restore_history(self, kept: Mapping[str, Any]) -> None:
+        for uuid, data in kept.items():
+            self.history.restore(uuid, data, self.clock.monotonic())
+
+    # --- orders of an operator ---------------------------------------------------------------------
+
+    def release(self, uuid: str, who: str) -> tuple[VmState, list[str]]:
+        """Lift all limits of a VM now and have HSEM begin with it anew; return its state and what it had."""
+        state = self.ledger.record(uuid).state
+        held = sorted(str(key) for key in self.engine.held(uuid))
+        vms = self.tracker.vms()
+        name = vms[uuid].info.name if uuid in vms else uuid
+        user = who.partition(":")[2]
+        self.audit.record(
+            "release",
+            who=who,
+            text=f"{name} released by {user}: was {state}, limits: {', '.join(held) or 'none'}",
+            uuid=uuid,
+            name=name,
+            level=logging.WARNING,
+            state=str(state),
+            lifted=held,
+        )
+        self.applier.forget(uuid)
+        self.applier.apply(self.hsem.release(uuid, who), vms)
+        self.engine.lift_all(uuid)
+        self._reconcile(vms)
+        self.save()
+        return state, held
+
+    def agent_state(self, guest: Guest) -> AgentState:
+        """Return how dom0 stands with a guest's agent now."""
+        return guest.inbox.state(
+            self.clock.monotonic(), level1_s=self.policy.levels.level1_s, level2_s=self.policy.levels.level2_s
+        )
+
+    def notices(self) -> list[str]:
+        """Return what an admin should know beyond the VMs."""
+        out = list(self.database.notices)
+        file = self.kill_switch.engaged_by()
+        if file is not None:
+            out.append(f"the kill switch is on ({file}): no limit is set")
+        if self.dry_run:
+            out.append("xenwardend runs with --dry-run: it decides and changes nothing")
+        if self.tracker.store_lost:
+            out.append("no connection to xenstored: agents cannot be heard, limits are kept")
+        if self.audit.lost:
+            out.append(
+                f"{self.audit.lost} audit entries are in the log only: the database could not be written"
+            )
+        return out
+
+
+def _fitting(networks: Sequence[str]) -> str:
+    """Return the list as one field's value, without those at its end that do not fit."""
+    out = ""
+    for network in networks:
+        longer = f"{out},{network}" if out else network
+        if len(longer) > MAX_VALUE:
+            log.warning("event=networks-cut kept=%d of=%d", out.count(",") + 1, len(networks))
+            break
+        out = longer
+    return out
