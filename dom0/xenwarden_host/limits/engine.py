@@ -1,0 +1,377 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""The limit engine: brings each VM to exactly what was decided, or back to exactly what was there.
+
+What is decided is kept per VM (its UUID), kind and rank of who decided. `reconcile` compares that with
+the host and changes it in four steps: read all, commit what was found and what is to be written to the
+journal, write, read back. A crash between any two of them leaves a journal from which the next run ends
+in the same place, since what stands at a place is then one of three known texts: the original, what was
+last seen of ours, and what was to be written.
+
+Anything else was set by somebody else. On the same domain that is an admin's word: it becomes the value
+to restore, and the stricter of both holds until then. On a new domain of the VM (migration, restore,
+reboot), which may carry along what we had set, each text that we ever set there is ours as well.
+"""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
+
+from xenwarden_channel.errors import StoreError
+from xenwarden_host.errors import DomainGoneError, HypervisorError, LimitError, XenwardenError
+from xenwarden_host.limits.book import PRECEDENCE, Book
+from xenwarden_host.limits.cap import Cap
+from xenwarden_host.limits.journal import NO_DOMID, Want
+from xenwarden_host.limits.place import Place, Whose, intend, judge
+from xenwarden_host.limits.vif_pps import VifPps
+from xenwarden_host.limits.vif_rate import VifRate
+from xenwarden_host.records import LimitKey, LimitKind, LimitState, LimitStatus, PacketClass
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from xenwarden_host.limits.book import Id
+    from xenwarden_host.limits.journal import Journal
+    from xenwarden_host.limits.kind import Kind, Text
+    from xenwarden_host.protocols import Clock, Hypervisor, VifControl
+    from xenwarden_host.records import DomainInfo
+
+_log = logging.getLogger("xenwarden.limits")
+
+
+@dataclass(frozen=True, slots=True)
+class _Job:
+    """One limit in one reconciling: what stands at its places, and what is to."""
+
+    id: Id
+    kind: Kind
+    domain: DomainInfo
+    want: Want | None
+    current: Mapping[str, Text]
+    places: Mapping[str, Place]
+
+    def writes(self) -> dict[str, Text]:
+        """Return what has to be changed."""
+        return {name: p.intended for name, p in self.places.items() if p.intended != self.current[name]}
+
+
+class LimitEngine:
+    """Decided limits, applied.
+
+    Args:
+        hypervisor: Xen.
+        vifs: the domains' vifs.
+        journal: where wants and originals are kept; read once, here.
+        clock: for time to live, and for when a value was last read back.
+    """
+
+    def __init__(self, hypervisor: Hypervisor, vifs: VifControl, journal: Journal, clock: Clock) -> None:
+        self._clock = clock
+        self._kinds: dict[LimitKey, Kind] = {
+            LimitKey(LimitKind.CAP): Cap(hypervisor),
+            LimitKey(LimitKind.VIF_RATE): VifRate(vifs),
+            **{LimitKey(LimitKind.VIF_PPS, c): VifPps(vifs, c) for c in PacketClass},
+        }
+        self._book = Book(journal)
+        self._status: dict[str, dict[LimitKey, LimitStatus]] = {}
+        self._checked: dict[Id, tuple[int, int, float]] = {}  # domid, value, when
+
+    # --- what is decided ---
+
+    def want(  # noqa: PLR0917  the order in which one says it
+        self, uuid: str, key: LimitKey, value: int, owner: str, why: str, expires_unix_s: float | None = None
+    ) -> None:
+        """Decide a limit; it is set by the next `reconcile`. The same rank's earlier word is replaced.
+
+        Args:
+            uuid: of the VM, which need not run now.
+            key: what is limited.
+            value: in the unit of the kind, above 0.
+            owner: `hsem` or `operator:NAME`.
+            why: one sentence.
+            expires_unix_s: when it lapses by itself.
+
+        Raises:
+            LimitError: the value is no limit, or the kind or owner is unknown.
+        """
+        if key not in self._kinds or owner.partition(":")[0] not in PRECEDENCE:
+            raise LimitError(f"there is no limit {key} of {owner}", LimitState.UNSUPPORTED)
+        if value <= 0:
+            raise LimitError(f"{key} {value} is no limit: lift it instead", LimitState.UNSUPPORTED)
+        new = Want(uuid, key, owner, value, why, self._clock.unix(), expires_unix_s)
+        old = self._book.wants.get((uuid, key), {}).get(new.rank)
+        if old is not None and replace(new, since_unix_s=old.since_unix_s) == old:
+            return
+        self._book.put(new)
+        self._book.flush()
+        _log.info(
+            "event=limit-wanted uuid=%s key=%s value=%d owner=%s was=%s why=%r",
+            *(uuid, key, value, owner, old.value if old else "-", why),
+        )
+
+    def lift(self, uuid: str, key: LimitKey, owner: str) -> None:
+        """Take back what `owner`'s rank decided; nothing happens where there is none."""
+        old = self._book.wants.get((uuid, key), {}).get(owner.partition(":")[0])
+        if old is not None:
+            self._book.drop(old)
+            self._book.flush()
+            _log.info("event=limit-unwanted uuid=%s key=%s was=%d by=%s", uuid, key, old.value, owner)
+
+    def lift_all(self, uuid: str | None, owner: str | None = None) -> None:
+        """Take back everything: of one VM or of all (None), of one owner's rank or of all (None)."""
+        for want in self._book.all_wants():
+            if uuid in (None, want.uuid) and owner in (None, want.owner, want.rank):
+                self.lift(want.uuid, want.key, want.owner)
+
+    # --- what stands ---
+
+    def status(self, uuid: str | None = None) -> list[LimitStatus]:
+        """Return every limit that is wanted or not yet taken back, of one VM or of all."""
+        known = {(s.uuid, s.key): s for by_key in self._status.values() for s in by_key.values()}
+        for id_ in self._book.wants:
+            want = self._book.want(id_)
+            if id_ not in known and want is not None:
+                known[id_] = _describe(want, {}, LimitState.PENDING, "not set yet")
+        return [known[id_] for id_ in sorted(known, key=_order) if uuid in (None, id_[0])]
+
+    def held(self, uuid: str) -> frozenset[LimitKey]:
+        """Return the VM's limits that are set and were read back as set."""
+        by_key = self._status.get(uuid, {})
+        return frozenset(key for key, status in by_key.items() if status.state is LimitState.SET)
+
+    # --- bringing the host there ---
+
+    def reconcile(self, domains: Sequence[DomainInfo]) -> list[LimitStatus]:
+        """Bring the host to what is decided and read it back.
+
+        Args:
+            domains: all domains, as just listed.
+
+        Returns:
+            The status of each limit that changed since the last call, and each that was lifted. A domain
+            that fails keeps no other from its limits.
+        """
+        self._expire()
+        running = _running(domains)
+        after: dict[Id, LimitStatus] = {}
+        jobs: list[_Job] = []
+        for id_ in self._due(running):
+            outcome = self._observe(id_, running.get(id_[0]))
+            if isinstance(outcome, _Job):
+                jobs.append(outcome)
+            elif outcome is not None:
+                after[id_] = outcome
+        saved = self._book.flush()
+        for job in jobs:
+            status = self._carry_out(job, saved=saved)
+            if status is not None:
+                after[job.id] = status
+        self._book.forget_surplus()
+        self._book.flush()
+        events = [after[id_] for id_ in sorted(after, key=_order) if after[id_] != self._last(id_)]
+        self._status = {}
+        for (uuid, key), status in after.items():
+            if status.state is not LimitState.LIFTED:
+                self._status.setdefault(uuid, {})[key] = status
+        return events
+
+    def _expire(self) -> None:
+        now = self._clock.unix()
+        for want in self._book.all_wants():
+            if want.expires_unix_s is not None and want.expires_unix_s <= now:
+                _log.info("event=limit-expired uuid=%s key=%s owner=%s", want.uuid, want.key, want.owner)
+                self.lift(want.uuid, want.key, want.owner)
+
+    def _due(self, running: Mapping[str, DomainInfo]) -> list[Id]:
+        """Return what is wanted, what is still to be taken back, and what a new domain may carry along."""
+        due = set(self._book.wants)
+        for id_, places in self._book.places.items():
+            domain = running.get(id_[0])
+            if any(p.active or (domain and p.domid != domain.domid) for p in places.values()):
+                due.add(id_)
+        return sorted(due, key=_order)
+
+    def _observe(self, id_: Id, domain: DomainInfo | None) -> _Job | LimitStatus | None:
+        """Read one limit's places and work out what is to stand there; changes memory, not the host."""
+        kind = self._kinds[id_[1]]
+        want = self._book.want(id_)
+        if domain is None or domain.dying:
+            return self._without_domain(id_, kind, want)
+        if domain.service or domain.cpu_time_s == 0:
+            return self._untouchable(id_, want, domain)
+        last = self._last(id_)
+        if want and last and last.state is LimitState.SET and self._is_fresh(id_, kind, domain, want):
+            return replace(last, owner=want.owner, why=want.why, since_unix_s=want.since_unix_s)
+        try:
+            current = kind.read(domain)
+            places = {name: self._see(id_, kind, name, text, domain) for name, text in current.items()}
+            self._close_lost(id_, kind, places, want)
+            originals = {name: place.original for name, place in places.items()}
+            target = kind.plan(domain, want.value, originals) if want else originals
+        except (LimitError, HypervisorError, StoreError) as problem:
+            return self._failed(id_, want, problem)
+        places = {name: intend(place, target[name], wanted=bool(want)) for name, place in places.items()}
+        for place in places.values():
+            self._book.put(place)
+        if not any(place.active for place in places.values()):
+            return None
+        return _Job(id_, kind, domain, want, current, places)
+
+    def _see(self, id_: Id, kind: Kind, name: str, text: Text, domain: DomainInfo) -> Place:
+        """Return the place with what was found there, and tell where that was not what we left."""
+        original = None if kind.ours_alone else text
+        known = self._book.known(id_).get(name)
+        if known is None:
+            return Place(*id_, name, False, original, text, text, (), domain.domid)
+        if kind.ours_alone:
+            return replace(known, applied=text, domid=domain.domid)
+        place, whose = judge(known, text, domain.domid)
+        if whose in (Whose.ADMIN, Whose.CARRIED):
+            _log.warning(
+                "event=limit-found uuid=%s key=%s place=%r domid=%d whose=%s found=%r ours=%r original=%r",
+                *(*id_, name, domain.domid, whose, text, known.applied, known.original),
+            )
+        return place
+
+    def _carry_out(self, job: _Job, *, saved: bool) -> LimitStatus | None:
+        """Write one limit and read it back."""
+        writes = job.writes()
+        if writes and job.want and not saved:
+            detail = "its original cannot be journalled, so nothing was changed"
+            return _describe(job.want, job.places, LimitState.FAILED, detail)
+        try:
+            for name, text in writes.items():
+                job.kind.write(job.domain, name, text)
+            found = job.kind.read(job.domain) if writes else job.current
+        except (LimitError, HypervisorError, StoreError) as problem:
+            return self._failed(job.id, job.want, problem)
+        wanted = {name: place.intended for name, place in job.places.items()}
+        wrong = {name: found[name] for name in wanted if name in found and found[name] != wanted[name]}
+        if wrong:
+            sentence = f"set to {_words(wanted)}, read back as {_words(wrong)}"
+            return self._failed(job.id, job.want, LimitError(sentence, LimitState.FAILED))
+        if writes:
+            _log.info(
+                "event=limit-%s uuid=%s key=%s domid=%d was=%s now=%s",
+                *(
+                    "set" if job.want else "lifted",
+                    *job.id,
+                    job.domain.domid,
+                    _words(job.current),
+                    _words(wanted),
+                ),
+            )
+        return self._done(job)
+
+    def _done(self, job: _Job) -> LimitStatus:
+        """Note that what was intended stands."""
+        if job.want is None:
+            for place in job.places.values():
+                self._release(job.kind, place)
+            return self._lifted(job.id, job.places, "")
+        for place in job.places.values():
+            self._book.put(replace(place, applied=place.intended))
+        self._checked[job.id] = (job.domain.domid, job.want.value, self._clock.monotonic())
+        stricter = all(place.intended == place.original for place in job.places.values())
+        detail = "what was there before is the stricter and stays" if stricter else ""
+        return _describe(job.want, job.places, LimitState.SET, detail)
+
+    # --- where there is nothing to do, or it cannot be done ---
+
+    def _without_domain(self, id_: Id, kind: Kind, want: Want | None) -> LimitStatus | None:
+        """Keep what a wanted limit knows for when the VM comes back; close what is not wanted any more."""
+        self._checked.pop(id_, None)
+        places = self._book.known(id_)
+        if want is not None:
+            return _describe(want, places, LimitState.NO_TARGET, "the VM does not run")
+        active = {name: place for name, place in places.items() if place.active}
+        for place in active.values():
+            self._release(kind, replace(place, domid=NO_DOMID))
+        return self._lifted(id_, active, "the VM does not run") if active else None
+
+    def _untouchable(self, id_: Id, want: Want | None, domain: DomainInfo) -> LimitStatus | None:
+        """Leave a domain alone that must not or cannot be judged yet."""
+        if want is None:
+            return None
+        places = self._book.known(id_)
+        if domain.service:
+            return _describe(want, places, LimitState.PROTECTED, f"{domain.name} serves other VMs")
+        # Its builder sets scheduler parameters late: what stands there now is nobody's word.
+        return _describe(want, places, LimitState.PENDING, "the domain has not run yet")
+
+    def _close_lost(self, id_: Id, kind: Kind, seen: Mapping[str, Place], want: Want | None) -> None:
+        """End the limit at places that are no more, such as an unplugged vif; a wanted one waits for it."""
+        for name, place in list(self._book.known(id_).items()):
+            if name not in seen and place.active and want is None:
+                self._release(kind, place)
+
+    def _release(self, kind: Kind, place: Place) -> None:
+        """End the limit at a place whose original stands again, or which is gone."""
+        if kind.outlives_domain and place.texts:
+            self._book.put(replace(place, active=False, applied=place.original, intended=place.original))
+        else:
+            self._book.drop(place)
+
+    def _failed(self, id_: Id, want: Want | None, problem: XenwardenError | StoreError) -> LimitStatus | None:
+        """Return the named state of what went wrong; None where nothing of ours is concerned."""
+        if isinstance(problem, LimitError):
+            state = LimitState(problem.state)
+        else:
+            state = LimitState.NO_TARGET if isinstance(problem, DomainGoneError) else LimitState.FAILED
+        places = self._book.known(id_)
+        if want is not None:
+            return _describe(want, places, state, str(problem))
+        if not any(place.active for place in places.values()):
+            return None
+        return replace(self._lifted(id_, places, f"not restored: {problem}"), state=state)
+
+    # --- words ---
+
+    def _last(self, id_: Id) -> LimitStatus | None:
+        return self._status.get(id_[0], {}).get(id_[1])
+
+    def _lifted(self, id_: Id, places: Mapping[str, Place], detail: str) -> LimitStatus:
+        """Return the last word on a limit: as it was, now lifted."""
+        last = self._last(id_)
+        originals = _words({name: place.original for name, place in places.items()})
+        if last is not None:
+            return replace(last, original=originals, state=LimitState.LIFTED, detail=detail)
+        why = "left by an earlier run, or carried along by a new domain of the VM"
+        now = self._clock.unix()
+        return LimitStatus(*id_, 0, originals, LimitState.LIFTED, "xenwarden", why, now, detail)
+
+    def _is_fresh(self, id_: Id, kind: Kind, domain: DomainInfo, want: Want) -> bool:
+        """Tell whether a value that costs a process to read was read back lately."""
+        checked = self._checked.get(id_)
+        return (
+            checked is not None
+            and checked[:2] == (domain.domid, want.value)
+            and self._clock.monotonic() - checked[2] < kind.recheck_s
+        )
+
+
+def _describe(want: Want, places: Mapping[str, Place], state: LimitState, detail: str) -> LimitStatus:
+    originals = _words({name: place.original for name, place in places.items() if place.active})
+    return LimitStatus(
+        want.uuid, want.key, want.value, originals, state, want.owner, want.why, want.since_unix_s, detail
+    )
+
+
+def _order(id_: Id) -> tuple[str, str]:
+    return id_[0], str(id_[1])
+
+
+def _running(domains: Sequence[DomainInfo]) -> dict[str, DomainInfo]:
+    """Return the domain of each VM. While it migrates there are two: the one that runs, else the newer."""
+    ordered = sorted(domains, key=lambda d: (not d.dying, d.cpu_time_s > 0, d.domid))
+    return {domain.uuid: domain for domain in ordered}
+
+
+def _words(texts: Mapping[str, Text]) -> str | None:
+    """Return the texts as one, None where nothing stood at any place."""
+    if all(text is None for text in texts.values()):
+        return None
+    if set(texts) == {""}:
+        return texts[""]
+    return " ".join(f"{name}={'none' if text is None else text}" for name, text in sorted(texts.items()))

@@ -1,0 +1,83 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""Vifs in memory, behind the same Protocol: for dry runs, replays and tests."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+from xenwarden_host.errors import LimitError
+from xenwarden_host.records import LimitState
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from xenwarden_host.records import PacketClass
+
+
+@dataclass(slots=True)
+class FakeVif:
+    """One vif as netback and the kernel have it."""
+
+    queues: int = 1
+    rate: str | None = None
+    police: dict[PacketClass, int] = field(default_factory=dict)
+
+
+class FakeVifs:
+    """Implements `protocols.VifControl`.
+
+    Attributes:
+        vifs: per domid and device id; a test changes them as an admin or a migration would.
+        refuse: names of methods that fail as long as they stand in it.
+    """
+
+    def __init__(self) -> None:
+        self.vifs: dict[int, dict[int, FakeVif]] = {}
+        self.refuse: set[str] = set()
+
+    def add(self, domid: int, devid: int = 0, *, queues: int = 1, rate: str | None = None) -> FakeVif:
+        """Plug in a vif."""
+        vif = self.vifs.setdefault(domid, {})[devid] = FakeVif(queues, rate)
+        return vif
+
+    def renumber(self, old: int, new: int) -> None:
+        """Migrate: the new backend has neither rate nor packet limits."""
+        gone = self.vifs.pop(old, {})
+        self.vifs[new] = {devid: FakeVif(vif.queues) for devid, vif in gone.items()}
+
+    def devids(self, domid: int) -> list[int]:
+        """Return the device ids of the domain's vifs, ascending."""
+        self._may("devids")
+        return sorted(self.vifs.get(domid, {}))
+
+    def queues(self, domid: int, devid: int) -> int:
+        """Return how many queues the vif uses."""
+        return self._get("queues", domid, devid).queues
+
+    def rate(self, domid: int, devid: int) -> str | None:
+        """Return the `rate` node."""
+        return self._get("rate", domid, devid).rate
+
+    def set_rate(self, domid: int, devid: int, value: str | None) -> None:
+        """Write or remove the `rate` node."""
+        self._get("set_rate", domid, devid).rate = value
+
+    def police(self, domid: int, devid: int) -> dict[PacketClass, int]:
+        """Return the packet limits on the vif."""
+        return dict(self._get("police", domid, devid).police)
+
+    def set_police(self, domid: int, devid: int, wanted: Mapping[PacketClass, int]) -> None:
+        """Make `wanted` the packet limits on the vif."""
+        self._get("set_police", domid, devid).police = dict(wanted)
+
+    def _may(self, method: str) -> None:
+        if method in self.refuse:
+            raise LimitError(f"{method} refused", LimitState.FAILED)
+
+    def _get(self, method: str, domid: int, devid: int) -> FakeVif:
+        self._may(method)
+        try:
+            return self.vifs[domid][devid]
+        except KeyError:
+            raise LimitError(f"vif{domid}.{devid} went away", LimitState.NO_TARGET) from None

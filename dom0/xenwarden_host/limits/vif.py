@@ -1,0 +1,111 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""The vifs of a domain whose backend is dom0's netback: `protocols.VifControl` on XenStore and `tc`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from xenwarden_channel.errors import NotFoundError
+from xenwarden_host.errors import LimitError
+from xenwarden_host.limits import tc
+from xenwarden_host.records import LimitState
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+
+    from xenwarden_host.protocols import Store
+    from xenwarden_host.records import PacketClass
+
+# XenbusState of a backend that is going: its vif takes no limit any more.
+_CLOSING = (b"5", b"6")
+
+
+class DomainVifs:
+    """Implements `protocols.VifControl`.
+
+    Everything is read from nodes and files that dom0 alone writes: the number of queues is the
+    kernel's, not the guest's word, since a guest that claims few would be limited less.
+
+    Args:
+        store: XenStore.
+        sys_net: where the kernel shows network devices.
+        run_tc: what runs `tc`, as `tc.run` does.
+    """
+
+    def __init__(
+        self,
+        store: Store,
+        *,
+        sys_net: Path = Path("/sys/class/net"),
+        run_tc: Callable[..., str] = tc.run,
+    ) -> None:
+        self._store = store
+        self._sys_net = sys_net
+        self._tc = run_tc
+
+    def devids(self, domid: int) -> list[int]:
+        """Return the device ids of the domain's vifs in dom0, without those being closed, ascending."""
+        try:
+            listed = self._store.directory(f"/local/domain/0/backend/vif/{domid}")
+        except NotFoundError:
+            return []
+        devids = sorted(int(name) for name in listed if name.isdigit())
+        states = self._store.read_many([f"{_backend(domid, devid)}/state" for devid in devids])
+        return [
+            devid
+            for devid, state in zip(devids, states, strict=True)
+            if state is not None and state not in _CLOSING
+        ]
+
+    def device(self, domid: int, devid: int) -> str:
+        """Return the network device's name: `vifX.Y`, or what the domain's `vifname=` says."""
+        (name,) = self._store.read_many([f"{_backend(domid, devid)}/vifname"])
+        return name.decode("ascii", "replace") if name else f"vif{domid}.{devid}"
+
+    def queues(self, domid: int, devid: int) -> int:
+        """Return how many queues the kernel serves the vif with; 1 as long as it is not connected."""
+        folder = self._sys_net / self.device(domid, devid) / "queues"
+        return max(1, len(list(folder.glob("tx-*"))))
+
+    def rate(self, domid: int, devid: int) -> str | None:
+        """Return the backend's `rate` node as it stands, None where there is none."""
+        (value,) = self._store.read_many([f"{_backend(domid, devid)}/rate"])
+        return None if value is None else value.decode("latin-1")
+
+    def set_rate(self, domid: int, devid: int, value: str | None) -> None:
+        """Write the `rate` node, None removes it. netback takes it at once."""
+        backend = _backend(domid, devid)
+        if value is None:
+            self._store.remove(f"{backend}/rate")
+            return
+        self._store.write(f"{backend}/rate", value.encode("latin-1"))
+        (state,) = self._store.read_many([f"{backend}/state"])
+        if state is None:  # the device went meanwhile: the write has made a ghost of it
+            self._store.remove(backend)
+            raise LimitError(f"vif{domid}.{devid} went away", LimitState.NO_TARGET)
+
+    def police(self, domid: int, devid: int) -> dict[PacketClass, int]:
+        """Return the packet limits that stand on the vif now, per class, read back from the kernel."""
+        return self._filters(self.device(domid, devid)).limits()
+
+    def set_police(self, domid: int, devid: int, wanted: Mapping[PacketClass, int]) -> None:
+        """Make `wanted` the packet limits of ours on the vif; an empty mapping removes all trace of them.
+
+        The vifs of one domain share the limit of a class: it is the whole VM's, and what was set last.
+        """
+        device = self.device(domid, devid)
+        lines = tc.plan(device, domid, self._filters(device), wanted)
+        if lines:
+            self._tc(lines)
+
+    def _filters(self, device: str) -> tc.VifFilters:
+        said = self._tc(tc.query(device), json_output=True)
+        try:
+            return tc.parse(said)
+        except ValueError as problem:
+            raise LimitError(f"tc's answer is not understood: {problem}", LimitState.FAILED) from problem
+
+
+def _backend(domid: int, devid: int) -> str:
+    return f"/local/domain/0/backend/vif/{domid}/{devid}"
