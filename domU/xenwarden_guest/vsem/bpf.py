@@ -14,10 +14,19 @@ from sys import byteorder
 
 # Opcodes (class | size | mode).
 _LD_W_ABS, _LD_H_ABS, _LD_B_ABS = 0x20, 0x28, 0x30
-_LD_H_IND, _LD_B_IND = 0x48, 0x50
-_LD_MEM, _LDX_IMM, _ST, _TAX, _TXA = 0x60, 0x01, 0x02, 0x07, 0x87
-_ADD_K, _ADD_X, _AND_K, _LSH_K = 0x04, 0x0C, 0x54, 0x64
-_JA, _JEQ, _JGE, _JSET = 0x05, 0x15, 0x35, 0x45
+_LD_W_IND, _LD_H_IND, _LD_B_IND = 0x40, 0x48, 0x50
+_LD_MEM, _LDX_IMM, _LDX_MEM, _ST, _STX, _TAX, _TXA = 0x60, 0x01, 0x61, 0x02, 0x03, 0x07, 0x87
+_ADD_K, _ADD_X, _MUL_K, _AND_K, _LSH_K, _RSH_K, _XOR_K, _XOR_X = (
+    0x04,
+    0x0C,
+    0x24,
+    0x54,
+    0x64,
+    0x74,
+    0xA4,
+    0xAC,
+)
+_JA, _JEQ, _JGT, _JGE, _JSET = 0x05, 0x15, 0x25, 0x35, 0x45
 _RET_K, _RET_A, _LD_IMM = 0x06, 0x16, 0x00
 
 _AD = 0xFFFFF000  # SKF_AD_OFF: what the kernel knows beside the bytes
@@ -59,10 +68,13 @@ _ANSWERS = (
     ("udp", "tx_udp"),
     ("icmp_request", "tx_icmp"),
 )
-_SCRATCH_RX, _SCRATCH_NEXT = 0, 1
+# Scratch memory: direction; next header or a length; protocol; X; the peer's address, folded to a word.
+_SCRATCH_RX, _SCRATCH_NEXT, _SCRATCH_PROTOCOL, _SCRATCH_X, _SCRATCH_PEER = range(5)
 _IPV6_EXTENSIONS = 3  # how many extension headers are walked; a longer chain is of class "other"
 
-SAMPLE_ALL = 1 << 32
+_WORD = 0xFFFFFFFF
+# Odd multipliers with evenly spread bits, those of MurmurHash3's finaliser.
+_HASH_1, _HASH_2 = 0x85EBCA6B, 0xC2B2AE35
 
 
 class Program:
@@ -149,40 +161,112 @@ def classifier(own_mac: bytes = b"") -> bytes:
     return p.assemble()
 
 
-def sampler(*, outgoing: bool, threshold: int = SAMPLE_ALL, own_mac: bytes = b"") -> bytes:
-    """Return the program that accepts sent (or received) packets and returns their headers' length.
+class Plan:
+    """Which packets a sampler takes; each is a power of two, so that plans change seldom.
 
-    Each is taken with the chance `threshold` / 2^32.
+    One in 2^`shift` at random, of TCP SYN one in 2^`syn_shift`, and all whose peer's address hashes into
+    the lowest 1 / 2^`slice_shift` of the hash's range: enough of the peers are seen whole to count them.
+    """
+
+    __slots__ = ("salt", "shift", "slice_shift", "syn_shift")
+
+    def __init__(self, salt: int, shift: int = 0, syn_shift: int = 0, slice_shift: int = 0) -> None:
+        self.salt = salt
+        self.shift = shift
+        self.syn_shift = syn_shift
+        self.slice_shift = slice_shift
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Plan) and all(
+            getattr(self, at) == getattr(other, at) for at in self.__slots__
+        )
+
+    def __hash__(self) -> int:
+        return hash((self.salt, self.shift, self.syn_shift, self.slice_shift))
+
+    @property
+    def takes_all(self) -> bool:
+        """Say whether nothing is left out."""
+        return self.slice_shift == 0
+
+    def chance(self, address: bytes, *, syn: bool) -> float:
+        """Return how likely a packet with this peer was to be taken."""
+        if address_hash(address, self.salt) <= _WORD >> self.slice_shift:
+            return 1.0
+        return 1.0 / (1 << (self.syn_shift if syn else self.shift))
+
+
+def address_hash(address: bytes, salt: int) -> int:
+    """Return the 32-bit hash of an address (4 or 16 bytes) that the sampler's program computes."""
+    folded = salt
+    for at in range(0, len(address), 4):
+        folded ^= int.from_bytes(address[at : at + 4], "big")
+    folded = folded * _HASH_1 & _WORD
+    folded ^= folded >> 16
+    return folded * _HASH_2 & _WORD
+
+
+def sampler(plan: Plan, *, outgoing: bool, own_mac: bytes = b"") -> bytes:
+    """Return the program that takes sent (or received) packets by `plan` and returns their headers' length.
+
+    Only packets with an IP or ARP address: the others have no peer.
     """
     p = Program()
     _direction(p, own_mac, only_outgoing=outgoing)
-    if threshold < SAMPLE_ALL:
-        p.op(_LD_W_ABS, _AD_RANDOM)
-        p.jump(_JGE, threshold, "none")
-    _layers(p)
+    _layers(p, peer="" if plan.takes_all else "dest" if outgoing else "source")
     p.label("layer4")
     for protocol, label in ((_TCP, "tcp"), (_UDP, "udp"), (_ICMP, "icmp"), (_ICMP6, "icmp")):
         p.jump(_JEQ, protocol, label)
     p.label("ipv4_fragment")  # and other protocols: nothing behind the IP header
-    p.op(_TXA)
-    p.op(_RET_A)
-    for label, size in (("tcp", TCP_BYTES), ("udp", UDP_BYTES), ("icmp", ICMP_BYTES)):
+    _choose(p, plan, "ip", 0)
+    p.label("tcp")
+    if not plan.takes_all:
+        p.op(_LD_B_IND, _LL + 13)
+        p.op(_AND_K, _SYN | _ACK)
+        p.jump(_JEQ, _SYN, "", "tcp_other")
+        _choose(p, plan, "tcp_syn", TCP_BYTES, syn=True)
+        p.label("tcp_other")
+    _choose(p, plan, "tcp", TCP_BYTES)
+    for label, size in (("udp", UDP_BYTES), ("icmp", ICMP_BYTES), ("arp", 2 + ARP_BYTES)):
         p.label(label)
-        p.op(_TXA)
-        p.op(_ADD_K, size)
-        p.op(_RET_A)
-    p.label("arp")
-    p.op(_TXA)
-    p.op(_ADD_K, 2 + ARP_BYTES)
+        _choose(p, plan, label, size)
+    if not plan.takes_all:
+        _choose_by_peer(p, plan)
+    p.label("taken")  # A: bytes behind X
+    p.op(_ADD_X)
     p.op(_RET_A)
-    for label in ("link_only", "ipv4_bad"):
+    for label in ("none", "link_only", "ipv4_bad"):
         p.label(label)
-    p.op(_TXA)
-    p.op(_ADD_K, 2)
-    p.op(_RET_A)
-    p.label("none")
     p.op(_RET_K, 0)
     return p.assemble()
+
+
+def _choose(p: Program, plan: Plan, name: str, size: int, *, syn: bool = False) -> None:
+    """Go on at "taken" with A = `size` where chance has it, else at "by_peer"."""
+    if not plan.takes_all:
+        p.op(_LD_IMM, size)
+        p.op(_ST, _SCRATCH_NEXT)
+        p.op(_LD_W_ABS, _AD_RANDOM)
+        p.jump(_JGT, _WORD >> (plan.syn_shift if syn else plan.shift), "by_peer", f"{name}_taken")
+        p.label(f"{name}_taken")
+    p.op(_LD_IMM, size)
+    p.goto("taken")
+
+
+def _choose_by_peer(p: Program, plan: Plan) -> None:
+    """Go on at "taken" where the peer's address is in the slice, else at "none"; see `address_hash`."""
+    p.label("by_peer")
+    p.op(_STX, _SCRATCH_X)
+    p.op(_LD_MEM, _SCRATCH_PEER)
+    p.op(_XOR_K, plan.salt)
+    p.op(_MUL_K, _HASH_1)
+    p.op(_TAX)
+    p.op(_RSH_K, 16)
+    p.op(_XOR_X)
+    p.op(_MUL_K, _HASH_2)
+    p.op(_LDX_MEM, _SCRATCH_X)
+    p.jump(_JGT, _WORD >> plan.slice_shift, "none")
+    p.op(_LD_MEM, _SCRATCH_NEXT)
 
 
 def counted_only() -> bytes:
@@ -222,8 +306,8 @@ def _direction(p: Program, own_mac: bytes, *, only_outgoing: bool | None = None)
     p.label("layer2")
 
 
-def _layers(p: Program) -> None:  # noqa: PLR0915  one instruction a line
-    """Walk to layer 4.
+def _layers(p: Program, peer: str = "") -> None:
+    """Walk to layer 4; with `peer`, "source" or "dest", keep that address, folded to one word.
 
     Goes on at `layer4` (A: protocol, X: its offset), `ipv4_fragment` (A: protocol, X: end of the IP
     header), `arp`, `link_only` and `ipv4_bad` (X: offset of the Ethernet type).
@@ -238,8 +322,33 @@ def _layers(p: Program) -> None:  # noqa: PLR0915  one instruction a line
     p.label("layer3")
     p.jump(_JEQ, _IPV4, "ipv4")
     p.jump(_JEQ, _IPV6, "ipv6")
-    p.jump(_JEQ, _ARP, "arp", "link_only")
+    p.jump(_JEQ, _ARP, "arp_header", "link_only")
+    p.label("arp_header")
+    _keep_peer(p, {"source": (14,), "dest": (24,)}.get(peer, ()))
+    p.goto("arp")
+    _ipv4(p, peer)
+    _ipv6(p, peer)
+
+
+def _keep_peer(p: Program, words: tuple[int, ...]) -> None:
+    """Keep the exclusive-or of the words at these offsets in the header that X's type announces."""
+    if not words:
+        return
+    p.op(_LD_W_IND, _LL + 2 + words[0])
+    p.op(_ST, _SCRATCH_PEER)
+    p.op(_STX, _SCRATCH_X)
+    for word in words[1:]:
+        p.op(_LD_W_IND, _LL + 2 + word)
+        p.op(_TAX)
+        p.op(_LD_MEM, _SCRATCH_PEER)
+        p.op(_XOR_X)
+        p.op(_ST, _SCRATCH_PEER)
+        p.op(_LDX_MEM, _SCRATCH_X)
+
+
+def _ipv4(p: Program, peer: str) -> None:
     p.label("ipv4")
+    _keep_peer(p, {"source": (12,), "dest": (16,)}.get(peer, ()))
     p.op(_LD_B_IND, _LL + 2)
     p.op(_AND_K, 0x0F)
     p.jump(_JGE, 5, "", "ipv4_bad")
@@ -252,7 +361,11 @@ def _layers(p: Program) -> None:  # noqa: PLR0915  one instruction a line
     p.label("ipv4_later")
     _advance_ipv4(p)
     p.goto("ipv4_fragment")
+
+
+def _ipv6(p: Program, peer: str) -> None:
     p.label("ipv6")
+    _keep_peer(p, {"source": (8, 12, 16, 20), "dest": (24, 28, 32, 36)}.get(peer, ()))
     p.op(_LD_B_IND, _LL + 2 + 6)
     p.op(_ST, _SCRATCH_NEXT)
     _add_to_x(p, 2 + 40)
@@ -291,12 +404,12 @@ def _layers(p: Program) -> None:  # noqa: PLR0915  one instruction a line
 def _advance_ipv4(p: Program) -> None:
     """Leave the protocol in A and the end of the header in X."""
     p.op(_LD_B_IND, _LL + 2 + 9)
-    p.op(_ST, 2)
+    p.op(_ST, _SCRATCH_PROTOCOL)
     p.op(_LD_MEM, _SCRATCH_NEXT)
     p.op(_ADD_K, 2)
     p.op(_ADD_X)
     p.op(_TAX)
-    p.op(_LD_MEM, 2)
+    p.op(_LD_MEM, _SCRATCH_PROTOCOL)
 
 
 def _add_to_x(p: Program, value: int) -> None:

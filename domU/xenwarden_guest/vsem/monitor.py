@@ -3,10 +3,13 @@
 
 from __future__ import annotations
 
+import os
+
 from xenwarden_guest.collectors import interfaces, netdev
 from xenwarden_guest.delta import step
-from xenwarden_guest.vsem.bpf import CLASSES
+from xenwarden_guest.vsem.bpf import CLASSES, Plan
 from xenwarden_guest.vsem.headers import Networks, parse
+from xenwarden_guest.vsem.plan import BUDGET_PPS, Seen, next_plan
 from xenwarden_guest.vsem.sockets import ClassCounter, HeaderSampler
 from xenwarden_guest.vsem.talkers import Talkers
 
@@ -15,9 +18,7 @@ if TYPE_CHECKING:
     from xenwarden_guest.collectors import Roots
     from xenwarden_guest.collectors.interfaces import Interface
 
-# Sampled packets per second that are worth their CPU time, both directions together.
-BUDGET_PPS = {1: 100, 2: 300}
-_MAX_SHIFT = 20
+_SHORTEST_S = 0.1  # a look may follow another at once; rates over less mean nothing
 _COUNTERS = ("rx_bytes", "rx_packets", "tx_bytes", "tx_packets", "tx_drops")
 _SIGNALS = {
     "tx_pps": ("tx_packets", 1),
@@ -40,14 +41,22 @@ class _Watched:
         self.tx: HeaderSampler | None = None
         self.rx: HeaderSampler | None = None
 
-    def open(self) -> None:
-        """Make the sockets that are not there; raises OSError where the kernel refuses."""
-        if self.classes is None:
+    def open(self) -> bool:
+        """Make the sockets where they are not there, and say whether that was so.
+
+        Raises:
+            OSError: the kernel refuses.
+        """
+        if self.rx is not None:
+            return False
+        try:
             self.classes = ClassCounter(self.interface)
-        if self.tx is None:
-            self.tx = HeaderSampler(self.interface, outgoing=True)
-        if self.rx is None:
-            self.rx = HeaderSampler(self.interface, outgoing=False)
+            self.tx = HeaderSampler(self.interface, Plan(_salt()), outgoing=True)
+            self.rx = HeaderSampler(self.interface, Plan(_salt()), outgoing=False)
+        except OSError:
+            self.close()
+            raise
+        return True
 
     def close(self) -> None:
         for sock in (self.classes, self.tx, self.rx):
@@ -104,13 +113,13 @@ class Monitor:
         except (OSError, ValueError):
             self.failed.add("netdev")
             table = {}
-        most = int(BUDGET_PPS[self.level] * max(seconds, 1.0))
         for watched in self._watched.values():
-            packets = self._count(watched, table.get(watched.interface.name), seconds)
+            sent, received = self._count(watched, table.get(watched.interface.name), seconds)
             try:
-                watched.open()
-                self._classes(watched)
-                self._headers(watched, packets, seconds, most)
+                if not watched.open():
+                    syns = self._classes(watched)
+                    self._headers(watched.tx, self._tx, (sent, syns[0]), seconds)
+                    self._headers(watched.rx, self._rx, (received, syns[1]), seconds)
             except OSError:
                 # The interface is down or gone, or the kernel refuses: what could not be read is missing.
                 self.failed.add("headers")
@@ -130,23 +139,35 @@ class Monitor:
             before, after, "rx_packets", seconds
         ) or 0
 
-    def _classes(self, watched: _Watched) -> None:
-        if watched.classes is not None:
-            for name, count in zip(CLASSES, watched.classes.read(), strict=True):
-                self._sums[name] = self._sums.get(name, 0) + count
+    def _classes(self, watched: _Watched) -> tuple[int, int]:
+        """Add the class counts; return the SYNs (sent, received)."""
+        if watched.classes is None:
+            return 0, 0
+        found = dict(zip(CLASSES, watched.classes.read(), strict=True))
+        for name, count in found.items():
+            self._sums[name] = self._sums.get(name, 0) + count
+        return found["tx_syn"], found["rx_syn"]
 
-    def _headers(self, watched: _Watched, packets: tuple[int, int], seconds: float, most: int) -> None:
-        for sampler, talkers, count in (
-            (watched.tx, self._tx, packets[0]),
-            (watched.rx, self._rx, packets[1]),
-        ):
-            if sampler is None:
-                continue
-            for frame in sampler.read(most):
-                header = parse(frame)
-                if header is not None:
-                    talkers.add(header)
-            sampler.take_one_in(shift_for(count / max(seconds, 0.1), BUDGET_PPS[self.level] / 2))
+    def _headers(
+        self, sampler: HeaderSampler | None, talkers: Talkers, counts: tuple[int, int], seconds: float
+    ) -> None:
+        """Take in the samples of one direction, whose packets and SYNs are `counts`, and plan the next."""
+        if sampler is None:
+            return
+        frames = sampler.read()
+        chosen, lost = sampler.counts()
+        scale = chosen / (chosen - lost) if chosen > lost else 1.0
+        plan = sampler.plan
+        in_slice = 0
+        for frame in frames:
+            header = parse(frame)
+            if header is not None:
+                in_slice += talkers.add(header, plan, scale)
+        seconds = max(seconds, _SHORTEST_S)
+        # Where the interface's counters are missing, what was chosen is the least there was.
+        packets = max(counts[0], chosen)
+        seen = Seen(packets / seconds, counts[1] / seconds, in_slice * scale / seconds)
+        sampler.follow(next_plan(plan, seen, BUDGET_PPS[self.level], _salt()))
 
     def so_far(self, interval_s: float) -> dict[str, float]:
         """Return the rates that the interval will have at least, if nothing more happens in it."""
@@ -193,10 +214,6 @@ class Monitor:
         self._watched = {}
 
 
-def shift_for(pps: float, budget_pps: float) -> int:
-    """Return the sampling shift that brings `pps` down to the budget: 0 takes all, k one in 2^k."""
-    shift = 0
-    while pps > budget_pps and shift < _MAX_SHIFT:
-        pps /= 2
-        shift += 1
-    return shift
+def _salt() -> int:
+    """Return a number that no peer can guess: it could keep its address out of the slice."""
+    return int.from_bytes(os.urandom(4), "big")
