@@ -1,0 +1,134 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""The page of paths, the code, and a live store say the same."""
+
+from __future__ import annotations
+
+import subprocess
+from typing import TYPE_CHECKING
+
+import pytest
+from xenstore_contract import is_value, read_page, violations
+
+from xenwarden_channel import messages, paths, signals
+from xenwarden_channel.client import StoreClient
+
+if TYPE_CHECKING:
+    from xenstored_offline import Xenstored
+
+CONTRACT = read_page()
+KINDS = {path.rpartition("/")[2]: path for path in (*paths.UP, *paths.DOWN)}
+
+
+def test_the_page_has_every_path_of_the_code_and_no_other() -> None:
+    up = [f"~/{path}" for path in (paths.UP_DIR, *paths.UP)]
+    down = [f"~/{path}" for path in (paths.DOWN_DIR, *paths.DOWN)]
+    assert list(CONTRACT.entries) == [*up, *down, f"{paths.TOOL_DIR}/*"]
+    assert {CONTRACT.entries[path].tags for path in up} == {"w"}
+    assert {CONTRACT.entries[path].tags for path in down} == {""}
+    assert CONTRACT.entries[f"{paths.TOOL_DIR}/*"].tags == "n"
+
+
+def test_every_kind_of_message_has_its_path() -> None:
+    described = {entry.kind: path for path, entry in CONTRACT.entries.items() if entry.kind}
+    assert described == {kind: f"~/{path}" for kind, path in KINDS.items()}
+    assert set(described) == set(messages.KINDS)
+
+
+def test_every_signal_of_a_guest_is_on_the_page_with_unit_and_meaning() -> None:
+    report = CONTRACT.entries[f"~/{paths.UP_REPORT}"]
+    assert report.signals == {
+        name: (unit, meaning)
+        for name, (source, unit, meaning) in signals.SIGNALS.items()
+        if source in (signals.VSEM, signals.VREM)
+    }
+
+
+def test_the_limits_are_those_of_the_code() -> None:
+    assert CONTRACT.limits == {
+        "version": messages.VERSION,
+        "bytes of a message": paths.MAX_MESSAGE_BYTES,
+        "fields besides `seq`": messages.MAX_FIELDS,
+        "characters of a name": messages.MAX_NAME,
+        "characters of a value": messages.MAX_VALUE,
+        "highest `seq`": messages.MAX_SEQ,
+    }
+
+
+def test_every_field_can_be_sent() -> None:
+    """Names fit, VALUES are defined, and a message with all fields at their usual size fits one node."""
+    samples = {
+        "NUMBER": "123456.789",
+        "INTEGER": "123456",
+        "HEX8": "0a1b2c3d",
+        "NAME": "tx_external_share",
+        "NAMES": "tx_syn_pps,tx_external_share",
+        "WORD": "0.1.0",
+        "NETWORKS": "10.0.0.0/8,2001:db8::/32",
+        "PEER": "2001:db8::1,tcp,443,123456.5,12.5",
+    }
+    for entry in CONTRACT.entries.values():
+        if not entry.kind:
+            continue
+        fields = {
+            name: samples.get(values) or values.strip('("').partition('"')[0]
+            for name, values in entry.fields.items()
+        }
+        assert all(is_value(entry.fields[name], text) for name, text in fields.items())
+        message = messages.parse(messages.encode(entry.kind, messages.MAX_SEQ, fields), entry.kind)
+        assert message.fields == fields
+
+
+@pytest.mark.parametrize(
+    ("values", "text"),
+    [
+        ("NUMBER", "-1"),
+        ("NUMBER", "1e3"),
+        ("NUMBER", ""),
+        ("INTEGER", "1.5"),
+        ("HEX8", "0A1B2C3D"),
+        ("NAMES", "a,,b"),
+        ("NETWORKS", "10.0.0.1"),
+        ("PEER", "10.0.0.1,tcp,70000,1,1"),
+        ("PEER", "10.0.0.1,tcp,443,1"),
+        ('("1" | "2")', "3"),
+    ],
+)
+def test_what_the_page_does_not_allow_is_seen(values: str, text: str) -> None:
+    assert not is_value(values, text)
+
+
+@pytest.mark.xenstored
+def test_a_live_store_is_held_against_the_page(xenstored: Xenstored) -> None:
+    xenstored.create(5)
+    dom0 = StoreClient(xenstored.socket)
+    dom0.mkdir(paths.absolute(5, paths.DOWN_DIR))
+    dom0.set_permissions(paths.absolute(5, paths.DOWN_DIR), ["n0", "r5"])
+    order: dict[str, str | float] = {"level": "2", "level1_s": 5.0, "networks": "10.0.0.0/8"}
+    dom0.write(paths.absolute(5, paths.DOWN_ORDER), messages.encode("order", 1, order))
+    history: dict[str, str | float] = {"learnt": "0", "tx_syn_pps": 50.0}
+    dom0.write(paths.absolute(5, paths.DOWN_HISTORY), messages.encode("history", 2, history))
+    guest = xenstored.guest(5)
+    guest.write(
+        paths.UP_REPORT, messages.encode("report", 1, {"boot": "0a1b2c3d", "level": "1", "tx_pps": 1.5})
+    )
+    assert violations(listing(xenstored)) == []
+
+    dom0.set_permissions(paths.absolute(5, paths.DOWN_ORDER), ["b0"])
+    dom0.write(paths.absolute(5, paths.DOWN_HISTORY), messages.encode("history", 2, {"vif_tx_pps": 1.0}))
+    guest.write(paths.UP_REPORT, b"xw1 report seq=1 level=3 new_field=1")
+    guest.write("data/xenwarden/other", b"")
+    found = violations(listing(xenstored))
+    assert len(found) == 5, found
+    dom0.close()
+
+
+def listing(xenstored: Xenstored) -> str:
+    """Return the store as Xen's own tool prints it."""
+    return subprocess.run(
+        ["xenstore-ls", "-fp"],
+        env={"PATH": "/usr/bin", "XENSTORED_PATH": xenstored.socket},
+        check=True,
+        capture_output=True,
+        text=True,
+        timeout=10,
+    ).stdout
