@@ -1,0 +1,252 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""Packet limits on a real kernel: a veth pair named like a vif, in a network namespace of its own.
+
+Needs root and a kernel with sch_ingress, cls_flower and act_police. The frames are sent from the
+guest's end of the pair; a filter of "the admin's", behind ours, counts what comes through.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import json
+import os
+import socket
+import struct
+import subprocess
+import time
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from xenwarden_channel.fake import FakeStore
+from xenwarden_host.errors import LimitError
+from xenwarden_host.limits import tc
+from xenwarden_host.limits.vif import DomainVifs
+from xenwarden_host.records import LimitState, PacketClass
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+CLONE_NEWNET = 0x40000000
+DOMID = 7
+SYN_FLAG, ACK_FLAG = 0x02, 0x10
+PPS = 100
+SENT = 1000
+
+
+def sh(line: str) -> str:
+    return subprocess.run(line.split(), check=True, capture_output=True, text=True).stdout
+
+
+def missing() -> str:
+    """Return why this machine cannot run these tests, empty where it can."""
+    if os.geteuid() != 0:
+        return "needs root"
+    try:
+        sh("ip link add xwprobe0 type veth peer name xwprobe1")
+        sh("tc qdisc add dev xwprobe0 clsact")
+        match = "pref 1 protocol ip flower ip_proto udp"
+        sh(f"tc filter add dev xwprobe0 ingress {match} action police pkts_rate 1 pkts_burst 1")
+    except (subprocess.CalledProcessError, FileNotFoundError) as problem:
+        return f"this kernel has no packet limits: {getattr(problem, 'stderr', problem)}"
+    return ""
+
+
+@pytest.fixture(autouse=True)
+def namespace() -> Iterator[None]:
+    """Run the test in a network namespace that goes with it."""
+    libc = ctypes.CDLL(None, use_errno=True)
+    with open("/proc/self/ns/net") as home:  # noqa: PTH123  a descriptor is what is wanted
+        if libc.unshare(CLONE_NEWNET) != 0:
+            pytest.skip("may not make a network namespace")
+        try:
+            if reason := missing():
+                pytest.skip(reason)
+            sh("ip link del xwprobe0")
+            yield
+        finally:
+            libc.setns(home.fileno(), CLONE_NEWNET)
+
+
+def plug(devid: int = 0) -> str:
+    device = f"vif{DOMID}.{devid}"
+    sh(f"ip link add {device} type veth peer name guest{devid}")
+    for end in (device, f"guest{devid}"):
+        sh(f"ip link set {end} up")
+    return device
+
+
+@pytest.fixture
+def vifs(namespace: None) -> DomainVifs:  # noqa: ARG001
+    store = FakeStore()
+    for devid in (0, 1):
+        store.write(f"/local/domain/0/backend/vif/{DOMID}/{devid}/state", b"4")
+    return DomainVifs(store)
+
+
+def ipv4(protocol: int, payload: bytes) -> bytes:
+    header = struct.pack(
+        "!BBHHHBBH4s4s", 0x45, 0, 20 + len(payload), 0, 0, 64, protocol, 0, b"\n\0\0\1", b"\n\0\0\2"
+    )
+    return b"\xff" * 6 + b"\2\0\0\0\0\1" + b"\x08\x00" + header + payload
+
+
+def ipv6(protocol: int, payload: bytes) -> bytes:
+    header = struct.pack(
+        "!IHBB16s16s", 6 << 28, len(payload), protocol, 64, b"\xfd" + bytes(15), b"\xfd" + bytes(14) + b"\1"
+    )
+    return b"\xff" * 6 + b"\2\0\0\0\0\1" + b"\x86\xdd" + header + payload
+
+
+def tcp(flags: int) -> bytes:
+    return struct.pack("!HHIIBBHHH", 1234, 80, 0, 0, 5 << 4, flags, 1024, 0, 0)
+
+
+FRAMES = {
+    "syn": ipv4(6, tcp(SYN_FLAG)),
+    "syn6": ipv6(6, tcp(SYN_FLAG)),
+    "synack": ipv4(6, tcp(SYN_FLAG | ACK_FLAG)),
+    "ack": ipv4(6, tcp(ACK_FLAG)),
+    "udp": ipv4(17, struct.pack("!HHHH", 53, 53, 8, 0)),
+    "echo": ipv4(1, struct.pack("!BBHHH", 8, 0, 0, 1, 1)),
+    "echo6": ipv6(58, struct.pack("!BBHHH", 128, 0, 0, 1, 1)),
+    "reply": ipv4(1, struct.pack("!BBHHH", 0, 0, 0, 1, 1)),
+}
+
+
+def count_all(device: str) -> None:
+    """Count what reaches the admin's filter behind ours."""
+    if "clsact" not in sh(f"tc qdisc show dev {device}"):
+        sh(f"tc qdisc add dev {device} clsact")
+    sh(f"tc filter add dev {device} ingress pref 100 protocol all matchall action ok")
+
+
+def counted(device: str) -> int:
+    shown = json.loads(sh(f"tc -s -j filter show dev {device} ingress pref 100"))
+    return int(shown[1]["options"]["actions"][0]["stats"]["packets"])
+
+
+def flood(frame: bytes, devid: int = 0) -> tuple[int, float]:
+    """Send as fast as it goes; return how many came through and how long it took."""
+    device = f"vif{DOMID}.{devid}"
+    before, start = counted(device), time.monotonic()
+    with socket.socket(socket.AF_PACKET, socket.SOCK_RAW) as sender:
+        sender.bind((f"guest{devid}", 0))
+        for _ in range(SENT):
+            sender.send(frame)
+    return counted(device) - before, time.monotonic() - start
+
+
+@pytest.mark.parametrize(
+    ("packet_class", "limited"),
+    [(PacketClass.SYN, {"syn", "syn6"}), (PacketClass.UDP, {"udp"}), (PacketClass.ICMP, {"echo", "echo6"})],
+)
+def test_requests_of_the_class_are_limited_and_nothing_else(
+    vifs: DomainVifs, packet_class: PacketClass, limited: set[str]
+) -> None:
+    device = plug()
+    vifs.set_police(DOMID, 0, {packet_class: PPS})
+    assert vifs.police(DOMID, 0) == {packet_class: PPS}
+    count_all(device)
+    for name, frame in FRAMES.items():
+        passed, seconds = flood(frame)
+        if name in limited:
+            assert passed <= tc.burst(PPS) + PPS * seconds + 1, name
+        else:
+            # The kernel's own chatter on the pair (router solicitations) counts as well.
+            assert passed >= SENT, name
+
+
+def test_the_limit_is_the_whole_vms_over_its_vifs_and_both_families(vifs: DomainVifs) -> None:
+    start = time.monotonic()
+    for devid in (0, 1):
+        device = plug(devid)
+        vifs.set_police(DOMID, devid, {PacketClass.SYN: PPS})
+        count_all(device)
+    passed = sum(flood(FRAMES[name], devid)[0] for name in ("syn", "syn6") for devid in (0, 1))
+    assert 0 < passed <= tc.burst(PPS) + PPS * (time.monotonic() - start) + 20  # chatter
+
+
+def test_a_changed_value_is_in_force_at_once(vifs: DomainVifs) -> None:
+    device = plug()
+    vifs.set_police(DOMID, 0, {PacketClass.UDP: 10})
+    vifs.set_police(DOMID, 0, {PacketClass.UDP: 1_000_000, PacketClass.ICMP: 5})
+    assert vifs.police(DOMID, 0) == {PacketClass.UDP: 1_000_000, PacketClass.ICMP: 5}
+    count_all(device)
+    assert flood(FRAMES["udp"])[0] >= SENT
+
+
+def test_what_is_lifted_leaves_nothing_behind(vifs: DomainVifs) -> None:
+    device = plug()
+    qdiscs = sh(f"tc qdisc show dev {device}")
+    vifs.set_police(DOMID, 0, dict.fromkeys(PacketClass, PPS))
+    vifs.set_police(DOMID, 0, {PacketClass.UDP: PPS})
+    vifs.set_police(DOMID, 0, {})
+    assert sh(f"tc qdisc show dev {device}") == qdiscs
+    assert sh(f"tc filter show dev {device} ingress") == ""
+    assert json.loads(sh("tc -j actions ls action police")) == []
+
+
+@pytest.mark.parametrize("qdisc", ["clsact", "ingress"])
+def test_filters_and_qdisc_of_the_admin_survive(vifs: DomainVifs, qdisc: str) -> None:
+    device = plug()
+    sh(f"tc qdisc add dev {device} {qdisc}")
+    sh(f"tc filter add dev {device} ingress pref 50 protocol ip flower ip_proto tcp dst_port 22 action drop")
+    before = [sh(f"tc filter show dev {device} ingress"), sh(f"tc qdisc show dev {device}")]
+    vifs.set_police(DOMID, 0, {PacketClass.SYN: PPS})
+    assert vifs.police(DOMID, 0) == {PacketClass.SYN: PPS}
+    vifs.set_police(DOMID, 0, {})
+    assert [sh(f"tc filter show dev {device} ingress"), sh(f"tc qdisc show dev {device}")] == before
+
+
+def test_an_empty_qdisc_of_the_admin_survives_a_restart_of_ours(vifs: DomainVifs) -> None:
+    device = plug()
+    sh(f"tc qdisc add dev {device} clsact")
+    vifs.set_police(DOMID, 0, {PacketClass.SYN: PPS})
+    vifs.set_police(DOMID, 0, {PacketClass.SYN: PPS, PacketClass.UDP: PPS})
+    vifs.set_police(DOMID, 0, {})
+    assert "clsact" in sh(f"tc qdisc show dev {device}")
+
+
+def test_a_filter_that_the_admin_put_on_our_qdisc_keeps_it(vifs: DomainVifs) -> None:
+    device = plug()
+    vifs.set_police(DOMID, 0, {PacketClass.SYN: PPS})
+    sh(f"tc filter add dev {device} egress pref 50 protocol ip flower ip_proto tcp dst_port 22 action drop")
+    vifs.set_police(DOMID, 0, {})
+    assert "dst_port 22" in sh(f"tc filter show dev {device} egress")
+
+
+def test_somebody_elses_filter_at_our_preference_is_named_and_left(vifs: DomainVifs) -> None:
+    device = plug()
+    sh(f"tc qdisc add dev {device} clsact")
+    sh(f"tc filter add dev {device} ingress pref 41 protocol ip flower ip_proto tcp dst_port 22 action drop")
+    before = sh(f"tc filter show dev {device} ingress")
+    with pytest.raises(LimitError) as refused:
+        vifs.set_police(DOMID, 0, {PacketClass.SYN: PPS})
+    assert refused.value.state == LimitState.FAILED
+    assert sh(f"tc filter show dev {device} ingress") == before
+
+
+def test_a_vif_that_goes_takes_its_limits_along_and_is_a_named_state(vifs: DomainVifs) -> None:
+    device = plug()
+    vifs.set_police(DOMID, 0, {PacketClass.SYN: PPS})
+    sh(f"ip link del {device}")
+    assert json.loads(sh("tc -j actions ls action police")) == []
+    for call in (lambda: vifs.police(DOMID, 0), lambda: vifs.set_police(DOMID, 0, {PacketClass.SYN: 1})):
+        with pytest.raises(LimitError) as gone:
+            call()
+        assert gone.value.state == LimitState.NO_TARGET
+
+
+def test_half_set_limits_do_not_count_and_are_completed(vifs: DomainVifs) -> None:
+    device = plug()
+    vifs.set_police(DOMID, 0, {PacketClass.SYN: PPS})
+    handle = next(f for f in ours(device) if f["pref"] == 42)["options"]["handle"]
+    sh(f"tc filter del dev {device} ingress pref 42 protocol ipv6 handle {handle:#x} flower")
+    assert vifs.police(DOMID, 0) == {}
+    vifs.set_police(DOMID, 0, {PacketClass.SYN: PPS})
+    assert vifs.police(DOMID, 0) == {PacketClass.SYN: PPS}
+
+
+def ours(device: str) -> list[dict[str, Any]]:
+    return [f for f in json.loads(sh(f"tc -j filter show dev {device} ingress")) if "options" in f]
