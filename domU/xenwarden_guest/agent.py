@@ -33,7 +33,7 @@ COLLECTORS = (
     ("meminfo", meminfo.collect),
     ("pressure", pressure.collect),
 )
-_FIRST_S = 0.5  # the first report covers this: dom0 waits for it
+_FIRST_S = 0.5  # the shortest time that a report covers; the first one, for which dom0 waits, does
 PEEK_S = 1.0  # between looks at the network counters; a flood is noticed this soon at level 1
 _SILENCE_INTERVALS = 2  # dom0 counts three intervals without report as silence
 _SHORTEST_S, _LONGEST_S = 0.2, 300.0  # what an order can make of the intervals
@@ -112,6 +112,7 @@ class Agent:
         self._state = State()
         self._written: dict[str, float] = {}
         self._written_s = -_LONGEST_S
+        self._reported_s = now_s
         self._report_s = now_s + _FIRST_S
         self._last_ask = ""
         self._signals: dict[str, float] = {}
@@ -168,7 +169,8 @@ class Agent:
             self._sensor.network.networks = Networks(order.networks)
         self._order = order
         if order.level == 2 and self._state.level == 1:
-            self._report_s = now_s  # obey at once, with what is known so far
+            # Obey at once, but over a shorter time than this a single packet would be a flood.
+            self._report_s = min(self._report_s, max(now_s, self._reported_s + _FIRST_S))
 
     def _peek(self, now_s: float) -> None:
         self._sensor.peek(now_s)
@@ -183,6 +185,7 @@ class Agent:
         before = self._state
         self._state = state = decide(before, sample.signals, self._history, self._order, now_s)
         self._sensor.network.level = state.level
+        self._reported_s = now_s
         self._report_s = now_s + self._interval_s()
         if state.level != before.level and self._verbose:
             print(f"level={state.level} why={state.why or 'calm'} over={','.join(state.over)}", flush=True)

@@ -20,7 +20,7 @@ _TOKEN = "down"  # noqa: S105  the watch's, not a secret
 class Channel:
     """Reads what dom0 writes, writes what the agent has to say; backs off while XenStore fails."""
 
-    __slots__ = ("_back_off_s", "_home", "_path", "_retry_s", "_store", "_write_s", "trouble")
+    __slots__ = ("_back_off_s", "_connected", "_home", "_path", "_retry_s", "_store", "_write_s", "trouble")
 
     def __init__(self, path: str, home: str = "") -> None:
         self._path = path
@@ -29,15 +29,16 @@ class Channel:
         self._back_off_s = _BACK_OFF_FIRST_S
         self._retry_s = 0.0  # no new connection before this time
         self._write_s = 0.0  # no write before this time
+        self._connected = False
         self.trouble = ""  # why XenStore does not work, empty while it does
 
     def fileno(self) -> int:
         """Return the file to poll, -1 while there is none."""
-        return self._store.fileno() if self._store is not None and not self.trouble else -1
+        return self._store.fileno() if self._store is not None and self._connected else -1
 
     def ready(self, now_s: float) -> bool:
         """Connect and watch where that is due; say whether the store can be used."""
-        if self._store is not None and not self.trouble:
+        if self._connected:
             return True
         if now_s < self._retry_s:
             return False
@@ -51,21 +52,23 @@ class Channel:
         except StoreError as error:
             self._failed(error, now_s)
             return False
+        self._connected = True
         self.trouble = ""
         return True
 
     def _failed(self, error: StoreError, now_s: float) -> None:
         """Note a refusal, or a broken connection that must be made anew; either way not at once."""
-        if self._store is not None and not isinstance(error, (DisconnectedError, DeadlineError)):
+        self.trouble = f"{error or type(error).__name__} {error.code}".rstrip()
+        if self._connected and not isinstance(error, (DisconnectedError, DeadlineError)):
             self._write_s = now_s + self._back_off_s
         else:
-            self.trouble = str(error) or type(error).__name__
+            self._connected = False
             self._retry_s = now_s + self._back_off_s
         self._back_off_s = min(self._back_off_s * 2, _BACK_OFF_MOST_S)
 
     def events(self, now_s: float) -> set[str]:
         """Return which of dom0's nodes may have changed; an event for the directory means all of them."""
-        if self._store is None or self.trouble:
+        if self._store is None or not self._connected:
             return set()
         try:
             found = {path.removeprefix(self._home) for path, _token in self._store.events()}
@@ -77,7 +80,7 @@ class Channel:
 
     def read(self, path: str, kind: str, now_s: float) -> Message | None:
         """Return dom0's message, None where there is none that can be read."""
-        if self._store is None or self.trouble:
+        if self._store is None or not self._connected:
             return None
         try:
             return parse(self._store.read(self._home + path), kind)
@@ -91,7 +94,7 @@ class Channel:
 
     def write(self, path: str, value: bytes, now_s: float) -> bool:
         """Write a node; say whether that worked."""
-        if self._store is None or self.trouble or now_s < self._write_s:
+        if self._store is None or not self._connected or now_s < self._write_s:
             return False
         try:
             self._store.write(self._home + path, value)
@@ -99,11 +102,12 @@ class Channel:
             self._failed(error, now_s)
             return False
         self._back_off_s = _BACK_OFF_FIRST_S
+        self.trouble = ""
         return True
 
     def remove(self, path: str, now_s: float) -> None:
         """Remove a node of ours."""
-        if self._store is None or self.trouble:
+        if self._store is None or not self._connected:
             return
         try:
             self._store.remove(self._home + path)

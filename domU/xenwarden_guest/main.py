@@ -3,7 +3,9 @@
 
 from __future__ import annotations
 
+import os
 import sys
+from stat import S_ISSOCK
 from time import monotonic, sleep
 
 from xenwarden_guest import __version__
@@ -99,9 +101,23 @@ def main() -> int:
     from xenwarden_guest.channel import Channel  # noqa: PLC0415
 
     try:
-        Agent(roots, Channel(options.store), management=management, verbose=options.verbose).run()
+        Agent(
+            roots,
+            Channel(options.store, _home(options.store, management=management)),
+            management=management,
+            verbose=options.verbose,
+        ).run()
     except KeyboardInterrupt:
         return 130
+
+
+def _home(store: str, *, management: bool) -> str:
+    """Return what goes before relative paths: over a socket, the daemon does not know whose they are."""
+    try:
+        is_socket = S_ISSOCK(os.stat(store).st_mode)  # noqa: PTH116  pathlib costs 1 MB in the guest
+    except OSError:
+        return ""
+    return "/local/domain/0/" if management and is_socket else ""
 
 
 def _once(roots: Roots, *, management: bool, as_json: bool) -> int:
@@ -139,7 +155,7 @@ def _explain(roots: Roots, store: str, *, management: bool) -> int:
     from xenwarden_guest.agent import Sensor, read_order  # noqa: PLC0415
     from xenwarden_guest.channel import Channel  # noqa: PLC0415
 
-    channel = Channel(store)
+    channel = Channel(store, _home(store, management=management))
     history: dict[str, float] = {}
     order = level.Order()
     if channel.ready(monotonic()):

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from xenwarden_guest.collectors import Roots
     from xenwarden_guest.collectors.interfaces import Interface
 
+_FIND_AFRESH = 12  # looks for interfaces; one may become a bridge port, or get another address, in place
 _SHORTEST_S = 0.1  # a look may follow another at once; rates over less mean nothing
 _COUNTERS = ("rx_bytes", "rx_packets", "tx_bytes", "tx_packets", "tx_drops")
 _SIGNALS = {
@@ -69,13 +70,25 @@ class Monitor:
     """Adds up what the network did since the last report; `look` often, `finish` once per report."""
 
     __slots__ = (
-        "_management", "_roots", "_rx", "_sums", "_tx", "_watched", "failed", "level", "networks",
-    )  # fmt: skip
+        "_finds",
+        "_management",
+        "_names",
+        "_roots",
+        "_rx",
+        "_sums",
+        "_tx",
+        "_watched",
+        "failed",
+        "level",
+        "networks",
+    )
 
     def __init__(self, roots: Roots, *, management: bool) -> None:
         self._roots = roots
         self._management = management
         self._watched: dict[int, _Watched] = {}
+        self._names: list[str] = []
+        self._finds = 0
         self.level = 1
         self.networks = Networks()
         self.failed: set[str] = set()  # collectors that failed since the last report
@@ -88,12 +101,17 @@ class Monitor:
         self.failed = set()
 
     def find_interfaces(self) -> None:
-        """Follow interfaces that came, went or changed."""
+        """Follow interfaces that came, went or changed; all of them are looked at afresh now and then."""
         try:
-            found = interfaces.own(interfaces.read(self._roots), management=self._management)
+            names = interfaces.names(self._roots)
+            self._finds += 1
+            if names == self._names and self._finds % _FIND_AFRESH:
+                return
+            found = interfaces.own(interfaces.read(self._roots, names), management=self._management)
         except OSError:
             self.failed.add("interfaces")
             return
+        self._names = names
         if len(found) > interfaces.MAX_INTERFACES:
             self.failed.add("interfaces")
             found = found[: interfaces.MAX_INTERFACES]
@@ -121,9 +139,10 @@ class Monitor:
                     self._headers(watched.tx, self._tx, (sent, syns[0]), seconds)
                     self._headers(watched.rx, self._rx, (received, syns[1]), seconds)
             except OSError:
-                # The interface is down or gone, or the kernel refuses: what could not be read is missing.
-                self.failed.add("headers")
                 watched.close()
+                self._names = []  # it may be another one by now
+                if interfaces.is_up(self._roots, watched.interface.name):
+                    self.failed.add("headers")  # refused, or counts were lost; one that is down sends nothing
 
     def _count(self, watched: _Watched, counters: netdev.Counters | None, seconds: float) -> tuple[int, int]:
         """Add the interface's counters; return the packets (sent, received)."""

@@ -51,9 +51,17 @@ class Talkers:
     """The peers of one direction in one report: destinations of what is sent, sources of what comes."""
 
     __slots__ = (
-        "_external", "_networks", "_outgoing", "_packets", "_peers",
-        "_salt", "_seen", "_slice", "_slice_shift", "_syns",
-    )  # fmt: skip
+        "_external",
+        "_networks",
+        "_outgoing",
+        "_packets",
+        "_peers",
+        "_salt",
+        "_seen",
+        "_slice",
+        "_slice_shift",
+        "_syns",
+    )
 
     def __init__(self, networks: Networks, *, outgoing: bool) -> None:
         self._networks = networks
