@@ -59,7 +59,9 @@ def parse(words: list[str]) -> Parsed:
 def _verb(word: str) -> Verb:
     if word in BY_NAME:
         return BY_NAME[word]
-    near = [verb.name for verb in VERBS if verb.name.startswith(word[:2])]
+    from difflib import get_close_matches  # noqa: PLC0415  only who mistypes pays for it
+
+    near = get_close_matches(word, BY_NAME)
     raise UsageError(f"no verb {word!r}" + (f"; did you mean {' or '.join(near)}?" if near else ""))
 
 

@@ -31,9 +31,9 @@ _MAX_EVENTS = 1000
 class Answers:
     """Answer requests from what `warden` knows."""
 
-    def __init__(self, warden: Warden, config: Path | None, xen_version: str) -> None:
+    def __init__(self, warden: Warden, policy_file: Callable[[], Path | None], xen_version: str) -> None:
         self._warden = warden
-        self._config = config
+        self._policy_file = policy_file
         self._xen_version = xen_version
 
     def answer(self, request: dict[str, Any], peer: Peer, role: Role) -> tuple[Any, bool]:
@@ -89,7 +89,7 @@ class Answers:
             "domid": info.domid,
             "uuid": info.uuid,
             "type": str(info.vm_type),
-            "state": str(record.state),
+            "state": str(warden.hsem.state(info.uuid)),
             "level": int(record.level),
             "verdict": None if record.verdict is None else str(record.verdict),
             "agent": str(warden.agent_state(guest)),
@@ -149,7 +149,7 @@ class Answers:
         record = warden.ledger.record(guest.info.uuid)
         return {
             "name": guest.info.name,
-            "state": str(record.state),
+            "state": str(warden.hsem.state(guest.info.uuid)),
             "verdict": None if record.verdict is None else str(record.verdict),
             "why": record.why,
             "evidence": record.evidence,
@@ -181,7 +181,8 @@ class Answers:
     def _policy(self, _request: Mapping[str, Any], _user: str) -> dict[str, Any]:
         policy = plain(self._warden.policy)
         text = yaml.safe_dump(policy, sort_keys=False, allow_unicode=True, width=110)
-        return {"file": str(self._config) if self._config else None, "policy": policy, "text": text}
+        file = self._policy_file()
+        return {"file": None if file is None else str(file), "policy": policy, "text": text}
 
     def _version(self, _request: Mapping[str, Any], _user: str) -> dict[str, str]:
         return {"daemon": __version__, "xen": self._xen_version}
@@ -197,7 +198,7 @@ class Answers:
         for guest in guests:
             uuid = guest.info.uuid
             if request.get("dry_run"):
-                state = warden.ledger.record(uuid).state
+                state = warden.hsem.state(uuid)
                 lifted = sorted(str(key) for key in warden.engine.held(uuid))
             else:
                 state, lifted = warden.release(uuid, f"operator:{user}")

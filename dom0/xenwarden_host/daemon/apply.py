@@ -44,6 +44,7 @@ class Applier:
         self._dry_run = dry_run
         self._wanted: dict[tuple[str, LimitKey], tuple[int, str]] = {}  # HSEM's: value, why
         self._told: dict[tuple[str, LimitKey], tuple[LimitState, int]] = {}
+        self._taken_over: set[str] = set()  # VMs of which nothing of an earlier daemon is left
         self.ordered: dict[str, Level] = {}
         self.killed = False
 
@@ -91,7 +92,9 @@ class Applier:
 
     def _set(self, action: SetLimit, name: str) -> None:
         key = (action.uuid, action.key)
-        if self._wanted.get(key) == (action.value, action.why):
+        if key not in self._wanted and not self._dry_run:
+            self._adopt(key)
+        if key in self._wanted and self._wanted[key][0] == action.value:
             return
         self._wanted[key] = (action.value, action.why)
         if self.killed or self._dry_run:
@@ -101,6 +104,12 @@ class Applier:
             self._record("limit-withheld", action.uuid, name, text, kind=str(action.key), value=action.value)
         else:
             self._engine.want(action.uuid, action.key, action.value, audit.HSEM, action.why)
+
+    def _adopt(self, key: tuple[str, LimitKey]) -> None:
+        """Take a limit as said that the engine remembers from an earlier daemon, with its reason."""
+        for status in self._engine.status(key[0]):
+            if status.key == key[1] and status.owner == audit.HSEM:
+                self._wanted[key] = (status.value, status.why)
 
     def _lift(self, action: LiftLimit, name: str) -> None:
         self._wanted.pop((action.uuid, action.key), None)
@@ -175,19 +184,20 @@ class Applier:
         for key in [key for key in self._wanted if key[0] == uuid]:
             del self._wanted[key]
 
-    def dump(self) -> dict[str, Any]:
-        """Return HSEM's wishes and orders, for `restore` after a restart."""
-        return {
-            "ordered": {uuid: int(level) for uuid, level in self.ordered.items() if level is not Level.ONE},
-            "wanted": [[uuid, str(key), value, why] for (uuid, key), (value, why) in self._wanted.items()],
-        }
+    def take_over(self, uuids: Iterable[str]) -> None:
+        """Lift what an earlier daemon left of HSEM's limits on these VMs and HSEM does not want now.
 
-    def restore(self, dumped: Mapping[str, Any]) -> None:
-        """Take over what an earlier daemon dumped. The engine has its own journal and is not told."""
-        self.ordered = {uuid: Level(level) for uuid, level in dumped["ordered"].items()}
-        self._wanted = {
-            (uuid, LimitKey.parse(key)): (value, why) for uuid, key, value, why in dumped["wanted"]
-        }
+        HSEM says again what it wants after a restart. What it does not say was decided just before the
+        earlier daemon died, and is not remembered: nobody would ever lift it.
+        """
+        for uuid in uuids:
+            if uuid in self._taken_over or self._dry_run:
+                continue
+            self._taken_over.add(uuid)
+            for status in self._engine.status(uuid):
+                if status.owner == audit.HSEM and (uuid, status.key) not in self._wanted:
+                    log.warning("event=limit-orphaned uuid=%s key=%s", uuid, status.key)
+                    self._engine.lift(uuid, status.key, audit.HSEM)
 
     def _record(self, event: str, uuid: str, name: str, text: str, **data: Any) -> None:
         if self._dry_run:

@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from xenwarden_host.audit import Audit
@@ -18,6 +17,8 @@ from xenwarden_host.limits.engine import LimitEngine
 from xenwarden_host.limits.journal import Journal
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from xenwarden_host.policy.model import Policy
     from xenwarden_host.protocols import Clock, Hypervisor, Store, VifControl
 
@@ -32,7 +33,7 @@ def build_warden(
     state_dir: Path,
     run_dir: Path,
     kill_file: Path,
-    sys_root: Path = Path("/sys"),
+    sys_root: Path,
     dry_run: bool,
 ) -> Warden:
     """Return a warden that works by `policy`, with its state in `state_dir`.

@@ -6,7 +6,7 @@ from __future__ import annotations
 from collections import deque
 from typing import TYPE_CHECKING, Any
 
-from xenwarden_host.records import Level, LimitState, Verdict, VmState
+from xenwarden_host.records import Level, LimitState, Verdict
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -22,7 +22,6 @@ class VmRecord:
     """One VM's story since the daemon started; its last verdict is older than that where it was kept."""
 
     def __init__(self) -> None:
-        self.state = VmState.NORMAL
         self.level = Level.ONE
         self.levels: deque[dict[str, Any]] = deque(maxlen=_ENTRIES_PER_VM)
         self.limits: deque[dict[str, Any]] = deque(maxlen=_ENTRIES_PER_VM)
@@ -73,7 +72,6 @@ class Ledger:
     def note_transition(self, transition: Transition) -> None:
         """Note a change of state and the verdict that it carries."""
         record = self.record(transition.uuid)
-        record.state = transition.new
         record.why = transition.why
         record.evidence = [evidence_dict(item) for item in transition.evidence] or record.evidence
         if transition.verdict is not None:
@@ -92,7 +90,6 @@ class Ledger:
         """Return the last verdicts, for `restore` after a restart."""
         return {
             uuid: {
-                "state": record.state,
                 "verdict": record.verdict,
                 "also_victim": record.also_victim,
                 "why": record.why,
@@ -101,14 +98,13 @@ class Ledger:
                 "released_unix_s": record.released_unix_s,
             }
             for uuid, record in self._records.items()
-            if record.verdict is not None or record.state is not VmState.NORMAL
+            if record.why
         }
 
     def restore(self, dumped: Mapping[str, Mapping[str, Any]]) -> None:
         """Take over what an earlier daemon dumped."""
         for uuid, kept in dumped.items():
             record = self.record(uuid)
-            record.state = VmState(kept["state"])
             record.verdict = Verdict(kept["verdict"]) if kept["verdict"] is not None else None
             record.also_victim = bool(kept["also_victim"])
             record.why = str(kept["why"])

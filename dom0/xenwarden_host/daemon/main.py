@@ -52,8 +52,8 @@ def arguments() -> argparse.ArgumentParser:
     parser.add_argument(
         "--dry-run", action="store_true", help="decide and log; write nothing to guests, set no limit"
     )
-    parser.add_argument("-v", "--verbose", action="store_true", help="log each limit's steps and each order")
-    parser.add_argument("--debug", action="store_true", help="log everything, with tracebacks")
+    parser.add_argument("-v", "--verbose", action="store_true", help="log each write to a guest too")
+    parser.add_argument("--debug", action="store_true", help="the same, and tracebacks with errors")
     parser.add_argument("--version", action="version", version=f"xenwardend {__version__}")
     return parser
 
@@ -61,7 +61,7 @@ def arguments() -> argparse.ArgumentParser:
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the daemon until it is told to stop; return the exit status."""
     options = arguments().parse_args(argv)
-    _log_to_stderr(debug=options.debug)
+    _log_to_stderr(verbose=options.verbose, debug=options.debug)
     try:
         return _run(options)
     except XenwardenError as error:
@@ -91,9 +91,11 @@ def _run(options: argparse.Namespace) -> int:
             vifs=DomainVifs(store),
             clock=SystemClock(),
             config=options.config,
+            default_config=CONFIG,
             state_dir=options.state_dir,
             run_dir=options.run_dir,
             kill_file=KILL_FILE,
+            sys_root=Path("/sys"),
             dry_run=options.dry_run,
         )
         with service:
@@ -144,12 +146,12 @@ def _lock(path: Path) -> int:
     return fd
 
 
-def _log_to_stderr(*, debug: bool) -> None:
+def _log_to_stderr(*, verbose: bool, debug: bool) -> None:
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(audit.JournalFormatter(debug=debug))
     root = logging.getLogger("xenwarden")
     root.handlers = [handler]
-    root.setLevel(logging.DEBUG if debug else logging.INFO)
+    root.setLevel(logging.DEBUG if verbose or debug else logging.INFO)
     root.propagate = False
 
 

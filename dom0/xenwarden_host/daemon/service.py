@@ -51,16 +51,19 @@ class Service:
         vifs: VifControl,
         clock: Clock,
         config: Path | None,
+        default_config: Path,
         state_dir: Path,
         run_dir: Path,
         kill_file: Path,
+        sys_root: Path,
         dry_run: bool,
         credentials: Callable[[socket.socket], Peer] = peer_of,
     ) -> None:
         self._store = store
         self._clock = clock
         self._config = config
-        policy = load_policy(config)
+        self._default_config = default_config
+        policy = load_policy(self.policy_file())
         self.warden = build_warden(
             hypervisor=hypervisor,
             store=store,
@@ -70,6 +73,7 @@ class Service:
             state_dir=state_dir,
             run_dir=run_dir,
             kill_file=kill_file,
+            sys_root=sys_root,
             dry_run=dry_run,
         )
         self._loop = Loop(clock)
@@ -82,7 +86,7 @@ class Service:
             self._control = ControlServer(
                 self._loop,
                 path,
-                Answers(self.warden, config, xen_version),
+                Answers(self.warden, self.policy_file, xen_version),
                 _roles(policy),
                 clock,
                 credentials=credentials,
@@ -103,7 +107,7 @@ class Service:
             who=audit.DAEMON,
             text=f"xenwardend {__version__} started" + (" with --dry-run" if warden.dry_run else ""),
             version=__version__,
-            policy=str(self._config) if self._config else "built-in",
+            policy=str(self.policy_file() or "built-in"),
         )
         self._loop.at(self._clock.monotonic(), self._timer_tick)
         self._watch_events()
@@ -122,9 +126,13 @@ class Service:
             text = f"xenwardend stopped; limits are {'released' if release else 'kept'}"
             warden.audit.record("daemon-stop", who=audit.DAEMON, text=text)
         warden.save()
+        self.abandon()
+
+    def abandon(self) -> None:
+        """Free what the process would lose by dying now, and do nothing else."""
         self._control.close()
         self._loop.close()
-        warden.close()
+        self.warden.close()
 
     def run(self) -> None:
         """Work until a signal says stop."""
@@ -142,11 +150,17 @@ class Service:
         """Take signal numbers from the pipe that `signal.set_wakeup_fd` writes to."""
         self._loop.watch(fd, READ, lambda _events: self._take_signals(fd))
 
+    def policy_file(self) -> Path | None:
+        """Return the policy's file: the one that was named, else the default one where it exists."""
+        if self._config is not None:
+            return self._config
+        return self._default_config if self._default_config.exists() else None
+
     def reload(self) -> None:
         """Read the policy again. One that is refused is told, and the old one stays."""
         warden = self.warden
         try:
-            policy = load_policy(self._config)
+            policy = load_policy(self.policy_file())
         except XenwardenError as error:
             warden.audit.record(
                 "policy-refused",
@@ -160,7 +174,7 @@ class Service:
         warden.audit.record(
             "policy-loaded",
             who=audit.DAEMON,
-            text=f"policy read again from {self._config or 'what is built in'}",
+            text=f"policy read again from {self.policy_file() or 'what is built in'}",
         )
 
     # --- what the loop calls -----------------------------------------------------------------------

@@ -179,9 +179,10 @@ class Tracker:
         except StoreError as error:
             self._note_lost(error)
             return
-        for (guest, node, path, _value), failure in zip(items, results, strict=True):
+        for (guest, node, path, value), failure in zip(items, results, strict=True):
             if failure is None:
                 guest.down.written(node)
+                log.debug("%s", logfmt({"event": "written", "path": path, "value": value.decode("ascii")}))
             elif isinstance(failure, DisconnectedError):
                 self._note_lost(failure)
                 return

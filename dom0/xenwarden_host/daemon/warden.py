@@ -179,8 +179,10 @@ class Warden:
             self._note_level(view.uuid, view.name, reported=view.report.level if view.report else 1)
         actions = self.hsem.decide(snapshot)
         self.applier.apply(actions, vms)
+        self.applier.take_over(view.uuid for view in snapshot.vms)
         if actions:
-            self._next_save_s = 0.0  # what was decided must not be forgotten by a crash
+            # Before the host is changed: what was decided must not be forgotten by a crash.
+            self._guard("database", self._save_decisions)
 
     def _snapshot(self, now_s: float, vms: dict[str, Guest]) -> Snapshot:
         return views.build(
@@ -227,7 +229,7 @@ class Warden:
                 },
             )
             held = sorted(str(key) for key in self.engine.held(uuid))
-            state = self.ledger.record(uuid).state
+            state = self.hsem.state(uuid)
             guest.down.want(paths.DOWN_STATUS, {"state": str(state), "limits": ",".join(held)})
             if now_s >= self._next_history_s.get((uuid, guest.info.domid), 0.0):
                 self._next_history_s[uuid, guest.info.domid] = now_s + _HISTORY_EVERY_S
@@ -249,21 +251,21 @@ class Warden:
 
     def _save(self) -> None:
         unix_s = self.clock.unix()
-        for key, value in (
-            ("hsem", self.hsem.dump()),
-            ("history", {vm: self.history.dump(vm) for vm in self.history.uuids()}),
-            ("applier", self.applier.dump()),
-            ("ledger", self.ledger.dump()),
-            ("known", self.tracker.dump()),
-        ):
-            self.database.save(key, value, unix_s)
+        self._save_decisions()
+        self.database.save("history", {vm: self.history.dump(vm) for vm in self.history.uuids()}, unix_s)
+        self.database.save("known", self.tracker.dump(), unix_s)
+
+    def _save_decisions(self) -> None:
+        if not self.dry_run:
+            unix_s = self.clock.unix()
+            self.database.save("hsem", self.hsem.dump(), unix_s)
+            self.database.save("ledger", self.ledger.dump(), unix_s)
 
     def restore(self) -> None:
         """Take over what an earlier daemon kept; a part that cannot be read begins anew, and is told."""
         parts: tuple[tuple[str, Callable[[Any], None]], ...] = (
             ("history", self._restore_history),
             ("hsem", self.hsem.restore),
-            ("applier", self.applier.restore),
             ("ledger", self.ledger.restore),
             ("known", self.tracker.restore),
         )
@@ -284,7 +286,7 @@ class Warden:
 
     def release(self, uuid: str, who: str) -> tuple[VmState, list[str]]:
         """Lift all limits of a VM now and have HSEM begin with it anew; return its state and what it had."""
-        state = self.ledger.record(uuid).state
+        state = self.hsem.state(uuid)
         held = sorted(str(key) for key in self.engine.held(uuid))
         vms = self.tracker.vms()
         name = vms[uuid].info.name if uuid in vms else uuid

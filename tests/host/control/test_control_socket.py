@@ -32,7 +32,7 @@ class FixedRoles(Roles):
 
 
 class Echo:
-    """Answers with the request; `big` with much, `follow` with events to come, `fail` and `bug` not at all."""
+    """Answers with the request; `big` with much, `follow` with events, `fail` and `bug` not at all."""
 
     def answer(self, request: dict[str, Any], peer: Peer, role: Role) -> tuple[Any, bool]:
         if request["do"] == "fail":

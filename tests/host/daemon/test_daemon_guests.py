@@ -28,8 +28,11 @@ def detail(seq: int = 1, **fields: str) -> bytes:
 
 def test_report_has_what_the_guest_said() -> None:
     found = parse_report(
-        report(7, level="2", why="tx_syn_pps", over="tx_syn_pps,tx_pps", tx_syn_pps=912.5, cpu_pct=3,
-               missing="psi_cpu_pct", agent="0.1.0", rss_kb=9000, cpu_ms=1500, up_s=60, near_max=2, near_max_of=12)
+        report(
+            7, level="2", why="tx_syn_pps", over="tx_syn_pps,tx_pps", tx_syn_pps=912.5, cpu_pct=3,
+            missing="psi_cpu_pct", agent="0.1.0", rss_kb=9000, cpu_ms=1500, up_s=60,
+            near_max=2, near_max_of=12,
+        )
     )  # fmt: skip
     assert (found.seq, found.level, found.why) == (7, 2, "tx_syn_pps")
     assert found.over == ("tx_syn_pps", "tx_pps")
@@ -64,7 +67,7 @@ def test_dom0_counters_and_unknown_names_are_not_taken_from_a_guest() -> None:
 )
 def test_report_without_its_bones_is_refused(fields: dict[str, str]) -> None:
     with pytest.raises(MessageError):
-        parse_report(report(**fields))
+        parse_report(messages.encode("report", 1, {**BOOT, **fields}))
 
 
 @given(st.binary(max_size=2100))

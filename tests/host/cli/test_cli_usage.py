@@ -1,0 +1,178 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""The command line: wrong usage, help, and what is made from the table of verbs."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from xenwarden_host.cli import manual
+from xenwarden_host.cli.commands import RUN
+from xenwarden_host.cli.main import main
+from xenwarden_host.cli.parser import UsageError, parse
+from xenwarden_host.cli.verbs import GLOBAL_OPTIONS, VERBS
+
+ROOT = Path(__file__).resolve().parents[3]
+
+
+@pytest.mark.parametrize(
+    ("line", "said"),
+    [
+        ("", "which verb"),
+        ("lst", "did you mean"),
+        ("list extra", "takes no 'extra'"),
+        ("show", "needs DOMAIN"),
+        ("show a b", "takes no 'b'"),
+        ("--frob list", "no option --frob"),
+        ("list --all", "no option --all"),
+        ("release", "DOMAIN or --all"),
+        ("release --all web", "DOMAIN or --all"),
+        ("events -n", "needs a value"),
+        ("events -n many", "needs a number"),
+        ("events -n -5", "needs a number"),
+        ("events --follow=yes", "takes no value"),
+        ("policy", "needs show|check|default"),
+        ("policy frob", "takes show|check|default"),
+        ("policy check", "takes a FILE"),
+        ("policy show x", "takes no FILE"),
+        ("kill-switch maybe", "takes on|off|status"),
+        ("-N list", "changes nothing"),
+        ("--socket", "needs a value"),
+    ],
+)
+def test_wrong_usage_is_a_sentence_a_hint_and_status_2(
+    line: str, said: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(line.split()) == 2
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert said in err
+    assert "--help" in err.splitlines()[1]
+
+
+def test_options_stand_before_or_after_the_verb() -> None:
+    for line in (
+        "--json --socket /s show web",
+        "show web --json --socket=/s",
+        "--json show --socket /s -- web",
+    ):
+        parsed = parse(line.split())
+        assert parsed.verb is not None
+        assert (parsed.verb.name, parsed.arguments, parsed.options) == (
+            "show", ["web"], {"json": "", "socket": "/s"},
+        )  # fmt: skip
+
+
+def test_name_that_begins_with_a_dash_can_be_said() -> None:
+    assert parse(["show", "--", "-odd"]).arguments == ["-odd"]
+    with pytest.raises(UsageError):
+        parse(["show", "-odd"])
+
+
+def test_no_daemon_is_a_sentence_and_what_to_do(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for verb in ("list", "show web", "events -f", "release --all", "kill-switch on", "policy show"):
+        assert main(["--socket", str(tmp_path / "none"), *verb.split()]) == 1
+        out, err = capsys.readouterr()
+        assert out == ""
+        assert err == "xenwarden: xenwardend is not running\n  start it with: systemctl start xenwardend\n"
+
+
+def test_version_needs_no_daemon(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["--socket", str(tmp_path / "none"), "version"]) == 0
+    assert capsys.readouterr().out.startswith("xenwarden ")
+
+
+def test_every_verb_runs_has_examples_and_says_its_json() -> None:
+    assert list(RUN) == [verb.name for verb in VERBS]
+    for verb in VERBS:
+        assert verb.json
+        for command, _what in verb.examples:
+            words = command.partition(">")[0].split()
+            assert words[0] == "xenwarden"
+            parsed = parse(words[1:])
+            assert parsed.verb is verb
+
+
+def test_help_tells_every_verb_and_option(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["--help"]) == 0
+    text = capsys.readouterr().out
+    for verb in VERBS:
+        assert verb.name in text
+        assert main([verb.name, "--help"]) == 0
+        own = capsys.readouterr().out
+        assert all(flag in own for option in verb.options for flag in option.flags)
+        assert all(command in own for command, _what in verb.examples)
+        assert max(map(len, own.splitlines())) <= 100
+    assert all(flag in text for option in GLOBAL_OPTIONS for flag in option.flags)
+
+
+def test_policy_check_tells_the_line_and_default_is_good(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["policy", "default"]) == 0
+    good = tmp_path / "good.yaml"
+    good.write_text(capsys.readouterr().out)
+    assert main(["policy", "check", str(good)]) == 0
+    bad = tmp_path / "bad.yaml"
+    bad.write_text("levels:\n  level1_s: soon\n")
+    assert main(["policy", "check", str(bad)]) == 1
+    assert f"{bad}:2:" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("made", "file"),
+    [(manual.man_page, "dom0/man/xenwarden.8"), (manual.completion, "dom0/completion/xenwarden")],
+    ids=["man", "completion"],
+)
+def test_files_made_from_the_table_are_up_to_date(made: object, file: str) -> None:
+    assert callable(made)
+    assert (ROOT / file).read_text() == made(), f"make it again: see {manual.__name__}"
+
+
+@pytest.mark.parametrize("page", sorted((ROOT / "dom0/man").iterdir()), ids=lambda page: page.name)
+def test_man_pages_have_no_warnings(page: Path) -> None:
+    done = subprocess.run(
+        ["groff", "-man", "-Tutf8", "-ww", "-z", str(page)], check=False, capture_output=True, text=True
+    )
+    assert (done.returncode, done.stderr) == (0, "")
+
+
+@pytest.mark.parametrize(
+    ("line", "offered"),
+    [
+        ("xenwarden li", ["list", "limits"]),
+        ("xenwarden --json sh", ["show"]),
+        ("xenwarden show ", ["Domain-0", "mallory"]),
+        ("xenwarden show m", ["mallory"]),
+        ("xenwarden kill-switch o", ["on", "off"]),
+        ("xenwarden policy ", ["show", "check", "default"]),
+        ("xenwarden events --fo", ["--follow"]),
+        ("xenwarden release --a", ["--all"]),
+        ("xenwarden events -n ", []),
+        ("xenwarden list ", []),
+    ],
+)
+def test_completion_in_a_real_bash(tmp_path: Path, line: str, offered: list[str]) -> None:
+    fake = tmp_path / "xenwarden"
+    fake.write_text("#!/bin/sh\necho 'Name  ID'\necho 'Domain-0  0'\necho 'mallory  1'\n")
+    fake.chmod(0o755)
+    words = line.split(" ")
+    script = (
+        f"source {ROOT}/dom0/completion/xenwarden; PATH={tmp_path}:$PATH; "
+        f"COMP_WORDS=({' '.join(repr(word) for word in words)}); COMP_CWORD={len(words) - 1}; _xenwarden; "
+        'printf "%s\\n" "${COMPREPLY[@]}"'
+    )
+    done = subprocess.run(["bash", "-c", script], check=False, capture_output=True, text=True)
+    assert done.stderr == ""
+    assert done.stdout.split() == offered
+
+
+def test_list_needs_none_of_the_heavy_modules() -> None:
+    code = "import sys; import xenwarden_host.cli.main, xenwarden_host.cli.commands; print(*sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True,
+                          env={"PYTHONPATH": str(ROOT / "dom0"), "PATH": ""})  # fmt: skip
+    heavy = {"yaml", "jsonschema", "_cffi_backend", "sqlite3", "argparse", "dataclasses", "typing", "asyncio"}
+    assert not heavy & set(done.stdout.split())
