@@ -147,6 +147,8 @@ class Lab:
         self._prepare_dom0()
         for guest in self.machine.guests:
             self._create(guest)
+        # Started only now: a guest that boots would slow down the making of the next.
+        self.link.check("; ".join(f"xl unpause {g.name}" for g in self.machine.guests))
         for guest in self.machine.guests:
             self._wait_guest(guest)
         progress.say(f"all guests are up after {time.monotonic() - start:.1f} s")
@@ -172,7 +174,7 @@ class Lab:
         if host.policy is not None:
             self.link.put(POLICY, yaml.safe_dump(host.policy, sort_keys=False).encode())
         if host.init == "systemd":
-            self.link.check("systemctl enable --now xenwardend.service xenwarden-agent.service", 120)
+            self.link.check("systemctl enable --now xenwardend.service xenwarden-agent-dom0.service", 120)
         else:
             for command in ("xenwardend", "xenwarden-agent"):
                 self.link.check(f"setsid {command} </dev/null >>/var/log/{command}.log 2>&1 &")
@@ -182,7 +184,7 @@ class Lab:
         config = _xl_config(guest, self.machine.guests, agent=guest.agent and self.machine.host.xenwarden)
         self.link.put(path, config.encode())
         start = time.monotonic()
-        result = self.link.run(f"xl create {path}", 180)
+        result = self.link.run(f"xl create -p {path}", 180)
         if result["status"] != 0:
             raise LabError(
                 f"xl could not create {guest.name}.", output=result["output"] + self.console_tail()
@@ -216,7 +218,7 @@ class Lab:
         if name in {g.name for g in self.machine.guests}:
             return str(self.link.run("tail -n 30 /var/log/xenwarden-agent.log", guest=name)["output"])
         files = "tail -n 30 /var/log/xenwardend.log /var/log/xenwarden-agent.log"
-        journal = "journalctl -n 60 --no-pager -u xenwardend -u xenwarden-agent"
+        journal = "journalctl -n 60 --no-pager -u xenwardend -u xenwarden-agent-dom0"
         return str(self.link.run(journal if self.machine.host.init == "systemd" else files)["output"])
 
 
@@ -260,7 +262,7 @@ def _xl_config(guest: Guest, guests: tuple[Guest, ...], *, agent: bool) -> str:
         "name": guest.name,
         "type": guest.type,
         "uuid": guest.uuid,
-        "kernel": "/boot/vmlinuz-guest",
+        "kernel": "/boot/vmlinux-guest",
         "ramdisk": "/run/xenlab/initrd-guest.gz",
         "memory": guest.memory_mb,
         "vcpus": guest.vcpus,

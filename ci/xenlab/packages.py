@@ -14,6 +14,7 @@ COMMON = (
     "iputils-ping",
     "procps",
     "kmod",
+    "mount",
     "curl",
     "iperf3",
     "nginx-light",  # web server: what victims serve, and what dom0 offers for download

@@ -156,12 +156,24 @@ class Dom0Agent:
             return {"mono_s": time.monotonic()}
         if op == "put":
             return _put(message)
+        if op == "stream":
+            return self._stream(str(message["name"]), str(message["command"]))
         if op == "shell":
             return self._shell(int(str(message["id"])))
         if op == "keys":
             os.write(self._shells[int(str(message["shell"]))], base64.b64decode(str(message["data"])))
             return {}
         return perform(self._jobs, message)
+
+    def _stream(self, name: str, command: str) -> dict[str, object]:
+        """Run `command` for as long as it runs and send each line it prints."""
+        process = subprocess.Popen(
+            ["/bin/sh", "-c", command], stdout=subprocess.PIPE, text=True, errors="replace"
+        )
+        assert process.stdout is not None  # noqa: S101  -- opened with PIPE
+        for line in process.stdout:
+            self._send({"event": "line", "stream": name, "line": line.rstrip("\n")})
+        return {"status": process.wait()}
 
     def _shell(self, shell: int) -> dict[str, object]:
         pid, fd = pty.fork()

@@ -17,7 +17,7 @@ class Jobs:
 
     def __init__(self, output_limit: int = OUTPUT_LIMIT) -> None:
         self._output_limit = output_limit
-        self._background: dict[str, tuple[subprocess.Popen[bytes], str, float]] = {}
+        self._background: dict[str, Background] = {}
         self._lock = threading.Lock()
 
     def run(self, command: str, timeout_s: float, env: dict[str, str]) -> dict[str, object]:
@@ -26,7 +26,7 @@ class Jobs:
         The status is that of the shell; None where the command was stopped at `timeout_s`.
         """
         start = time.monotonic()
-        process = _popen(command, env, subprocess.PIPE)
+        process = _popen(command, env)
         head = bytearray()
         reader = threading.Thread(target=self._read, args=(process, head), daemon=True)
         reader.start()
@@ -46,35 +46,29 @@ class Jobs:
         }
 
     def spawn(self, name: str, command: str, env: dict[str, str]) -> dict[str, object]:
-        """Start `command` in the background under `name`; its output goes to a file."""
-        path = f"/run/xenlab/job-{name}.log"
+        """Start `command` in the background under `name`; its output is kept with times."""
         with self._lock:
             old = self._background.get(name)
-            if old and old[0].poll() is None:
+            if old and old.process.poll() is None:
                 return {"error": f"a background command named {name} is still running"}
-            with open(path, "wb") as log:
-                process = _popen(command, env, log)
-            self._background[name] = (process, path, time.monotonic())
-        return {"pid": process.pid, "start_s": time.monotonic()}
+            job = self._background[name] = Background(command, env, self._output_limit)
+        return {"pid": job.process.pid, "start_s": job.start_s}
 
     def stop(self, name: str) -> dict[str, object]:
-        """Stop the background command `name`, its children with it, and return what it printed."""
+        """Stop the background command `name`, its children with it, and return what it printed.
+
+        `status` is None where it was still running, which is what a background command should do.
+        `lines` are pairs of seconds since its start and text.
+        """
         with self._lock:
             job = self._background.pop(name, None)
         if job is None:
             return {"error": f"no background command is named {name}"}
-        process, path, start = job
-        ended = process.poll()
+        ended = job.process.poll()
         if ended is None:
-            _stop_group(process)
-        with open(path, "rb") as log:
-            output = log.read(self._output_limit)
-        return {
-            "status": ended,  # None: it was still running, which is what a background command should do
-            "output": output.decode(errors="replace"),
-            "start_s": start,
-            "end_s": time.monotonic(),
-        }
+            _stop_group(job.process)
+        job.reader.join(0.5)
+        return {"status": ended, "lines": job.lines, "start_s": job.start_s, "end_s": time.monotonic()}
 
     def stop_all(self) -> dict[str, object]:
         """Stop every background command."""
@@ -88,11 +82,31 @@ class Jobs:
             head += chunk[: max(0, self._output_limit - len(head))]
 
 
-def _popen(command: str, env: dict[str, str], output: object) -> subprocess.Popen[bytes]:
+class Background:
+    """One command in the background."""
+
+    def __init__(self, command: str, env: dict[str, str], output_limit: int) -> None:
+        self.start_s = time.monotonic()
+        self.process = _popen(command, env)
+        self.lines: list[tuple[float, str]] = []
+        self._room = output_limit
+        self.reader = threading.Thread(target=self._read, daemon=True)
+        self.reader.start()
+
+    def _read(self) -> None:
+        assert self.process.stdout is not None  # noqa: S101  -- opened with PIPE
+        for line in self.process.stdout:
+            if self._room > 0:
+                self._room -= len(line) + 16
+                text = line.decode(errors="replace").rstrip("\n")
+                self.lines.append((round(time.monotonic() - self.start_s, 3), text))
+
+
+def _popen(command: str, env: dict[str, str]) -> subprocess.Popen[bytes]:
     return subprocess.Popen(
         ["/bin/bash", "-c", command],
         stdin=subprocess.DEVNULL,
-        stdout=output,  # type: ignore[call-overload]
+        stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         env={**os.environ, **env},
         start_new_session=True,
