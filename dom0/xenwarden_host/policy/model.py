@@ -112,6 +112,7 @@ class RuleSpec:
     agent: Trust
     for_s: float
     hits: int
+    distrust: bool
     limits: tuple[LimitKey, ...]
     raises: tuple[Group, ...]
     convicts: tuple[Group, ...]
@@ -169,6 +170,7 @@ class Release:
     repeat_times: float
     repeat_s: float
     probation_max_s: float
+    pressing: float
     operator_cooldown_s: float
 
 

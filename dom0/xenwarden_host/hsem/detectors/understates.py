@@ -1,0 +1,42 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""The agent says far less than dom0 counts itself.
+
+Arguments: `said` (the agent's signal), `counted` (dom0's), `times`, `slack`.
+Fires if dom0's mean over the time of the report is more than `times` what the agent said, plus `slack`.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from xenwarden_channel.signals import SIGNALS
+from xenwarden_host.hsem.sight import Hit, amount, measured
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from xenwarden_host.hsem.sight import Sight
+
+
+class Understates:
+    """The agent does not tell the truth."""
+
+    def __init__(self, arguments: Mapping[str, Any]) -> None:
+        self._said: str = arguments["said"]
+        self._counted: str = arguments["counted"]
+        self._times: float = arguments["times"]
+        self._slack: float = arguments["slack"]
+        self.signals = (self._said,)
+
+    def check(self, sight: Sight) -> Hit | None:
+        """Return the hit where it fires on what is seen now."""
+        report = sight.vm.report
+        said = sight.signals.get(self._said)
+        if report is None or said is None:
+            return None
+        counted = sight.traffic.mean(self._counted, sight.now_s - report.interval_s)
+        if counted is None or counted <= self._times * said + self._slack:
+            return None
+        claim = f"the agent says {measured(self._said, said)} {SIGNALS[self._said][2]}"
+        text = f"{claim}, dom0 counts {amount(counted)}/s"
+        return Hit(sight.evidence(self._counted, counted, said, text))

@@ -1,0 +1,241 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""HSEM: from a snapshot of all VMs to actions. It alone decides who is attacker, victim or neither."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from xenwarden_host.hsem import state
+from xenwarden_host.hsem.machine import Machine, Turn
+from xenwarden_host.hsem.masks import masked
+from xenwarden_host.hsem.neighbourhood import Host
+from xenwarden_host.hsem.rules import compile_rules
+from xenwarden_host.hsem.sight import Sight
+from xenwarden_host.hsem.state import Vm
+from xenwarden_host.records import (
+    Action,
+    AgentState,
+    Level,
+    LimitKey,
+    LimitKind,
+    OrderLevel,
+    SetLimit,
+    VmState,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from xenwarden_host.hrem.history import History
+    from xenwarden_host.policy.model import Policy, VmPolicy
+    from xenwarden_host.records import Snapshot, VmView
+
+_NOTHING: frozenset[str] = frozenset()
+_CAP = LimitKey(LimitKind.CAP)
+
+
+class Hsem:
+    """The decision core. Same snapshots, policy and history: same actions, in the same order."""
+
+    def __init__(self, policy: Policy, history: History) -> None:
+        self._history = history
+        self._vms: dict[str, Vm] = {}
+        self._masks: dict[str, frozenset[str]] = {}
+        self._restored = False
+        self._last_s = 0.0
+        self.policy = policy
+
+    @property
+    def policy(self) -> Policy:
+        """The policy in force; setting another one lets cases that are open go on by it."""
+        return self._policy
+
+    @policy.setter
+    def policy(self, policy: Policy) -> None:
+        self._policy = policy
+        self._history.set_policy(policy)
+        self._machine = Machine(policy, self._history)
+        self._rules = compile_rules(policy.rules)
+        self._policies: dict[str, tuple[str, VmPolicy]] = {}  # by UUID: the name it was for
+
+    def decide(self, snapshot: Snapshot) -> list[Action]:
+        """Return what to do after this tick, in order."""
+        now_s = snapshot.now_s
+        if self._restored:
+            self._take_up(now_s)
+        views = {view.uuid: view for view in snapshot.vms}
+        actions: list[Action] = []
+        for view in snapshot.vms:
+            self._prepare(view, now_s, actions)
+        host = Host(views, self._vms, self._policy.neighbours, self._history.upper, self._masked_of)
+        for view in snapshot.vms:
+            vm = self._vms[view.uuid]
+            masks = self._masks[view.uuid]
+            self._learn(vm, view, masks, now_s)
+            if not view.paused:
+                sight = self._sight(vm, view, masks, host, now_s)
+                turn = Turn(vm, view, sight, self._trusts(vm, view), self._policy_of(view), snapshot)
+                actions += self._machine.step(turn, self._rules)
+        self._drop_gone(views, now_s)
+        self._last_s = now_s
+        return actions
+
+    def state(self, uuid: str) -> VmState:
+        """Return the VM's state; NORMAL for one that HSEM does not know."""
+        vm = self._vms.get(uuid)
+        return VmState.NORMAL if vm is None else vm.state
+
+    def release(self, uuid: str, who: str) -> list[Action]:
+        """Return what an operator's release does: back to normal, and let alone for a while.
+
+        `who` is in the reason. What is still unusual after policy's `operator_cooldown_s` raises the VM anew.
+        """
+        vm = self._vms.get(uuid)
+        if vm is None:
+            return []
+        vm.leave_until_s = self._last_s + self._policy.release.operator_cooldown_s
+        if vm.state is VmState.NORMAL:
+            return []
+        return self._machine.close(vm, None, f"released by {who}", (), self._last_s)
+
+    def order_level(self, uuid: str, level: Level, who: str) -> list[Action]:
+        """Return what an operator's order does: the VM's agent works at no lower level from now on."""
+        vm = self._vms.get(uuid)
+        if vm is None:
+            return []
+        vm.forced = level
+        if vm.state is not VmState.NORMAL or vm.level is level:
+            return []
+        vm.level = level
+        return [OrderLevel(uuid, level, f"ordered by {who}")]
+
+    # --- state that outlives the daemon ---------------------------------------------------------------
+
+    def dump(self) -> dict[str, dict[str, Any]]:
+        """Return the state of all VMs that is more than a new VM's, as plain data for JSON."""
+        return {
+            uuid: state.dump(vm, self._last_s)
+            for uuid, vm in self._vms.items()
+            if vm.state is not VmState.NORMAL
+            or vm.released_s is not None
+            or vm.leave_until_s > self._last_s
+            or vm.forced is not Level.ONE
+        }
+
+    def restore(self, data: Mapping[str, Mapping[str, Any]]) -> None:
+        """Take back what `dump` gave: the next `decide` says levels and limits again. Once, at the start.
+
+        Raises:
+            ValueError: the data is no such dump; then nothing is taken.
+        """
+        taken = {uuid: state.restore(uuid, kept, 0.0) for uuid, kept in data.items()}
+        self._vms.update(taken)
+        self._restored = True
+        for uuid, vm in taken.items():
+            self._history.freeze(uuid, frozen=vm.state is not VmState.NORMAL)
+
+    def _take_up(self, now_s: float) -> None:
+        """Go on where the dump ended: the time without a daemon does not count."""
+        self._restored = False
+        for vm in self._vms.values():
+            state.shift(vm, now_s)
+            vm.seen_s = now_s
+            if vm.released_s is not None:
+                vm.released_s += now_s
+            if vm.leave_until_s:
+                vm.leave_until_s += now_s
+
+    # --- one tick -----------------------------------------------------------------------------------
+
+    def _policy_of(self, view: VmView) -> VmPolicy:
+        """Return what policy says of the VM; by its profile it is judged from the first tick on."""
+        name, policy = self._policies.get(view.uuid, (None, None))
+        if policy is None or name != view.name:
+            policy = self._policy.vm(view.uuid, view.name)
+            self._policies[view.uuid] = (view.name, policy)
+            self._history.profile(view.uuid, policy.profile)
+        return policy
+
+    def _masked_of(self, uuid: str) -> frozenset[str]:
+        return self._masks.get(uuid, _NOTHING)
+
+    def _prepare(self, view: VmView, now_s: float, actions: list[Action]) -> None:
+        """Bring what HSEM keeps of the VM up to this tick, and say again what a new domain must be told."""
+        vm = self._vms.get(view.uuid)
+        if vm is None:
+            vm = self._vms[view.uuid] = Vm(view.uuid, view.domid, counted_since_s=now_s, seen_s=now_s)
+        if view.paused:
+            state.shift(vm, now_s - vm.seen_s)
+        vm.seen_s = now_s
+        if vm.domid != view.domid or vm.tell:
+            vm.tell = False
+            vm.domid = view.domid
+            actions += _said_again(vm)
+        vm.traffic.add(now_s, view.hrem)
+        self._masks[view.uuid] = self._masks_now(vm, view, now_s)
+
+    def _masks_now(self, vm: Vm, view: VmView, now_s: float) -> frozenset[str]:
+        if not view.held and not vm.masked_until:
+            return _NOTHING
+        for key in view.held:
+            vm.masked_until[key] = now_s + self._policy.levels.level1_s
+        for key in [key for key, until_s in vm.masked_until.items() if until_s <= now_s]:
+            del vm.masked_until[key]
+        return masked(vm.masked_until)
+
+    def _sight(self, vm: Vm, view: VmView, masks: frozenset[str], host: Host, now_s: float) -> Sight:
+        report = view.report
+        fresh = view.report_is_new and report is not None
+        uuid, upper = view.uuid, self._history.upper
+        return Sight(
+            vm=view,
+            now_s=now_s,
+            signals={**report.signals, **view.hrem} if fresh and report else view.hrem,
+            upper=lambda signal: upper(uuid, signal),
+            masked=masks,
+            traffic=vm.traffic,
+            limits=vm.limits,
+            starved=_CAP in vm.masked_until,
+            settled=view.known_s >= self._policy.agent.settle_s,
+            host=host,
+        )
+
+    def _trusts(self, vm: Vm, view: VmView) -> bool:
+        return view.agent is AgentState.ALIVE and not vm.distrusted
+
+    def _learn(self, vm: Vm, view: VmView, masks: frozenset[str], now_s: float) -> None:
+        """Learn what a VM does in its ordinary life; History itself knows whose learning is frozen."""
+        if vm.state is not VmState.NORMAL or view.paused:
+            vm.counted.clear()
+            return
+        if view.report is not None and view.report_is_new and self._trusts(vm, view):
+            signals = {name: value for name, value in view.report.signals.items() if name not in masks}
+            self._history.learn(view.uuid, signals, view.report.interval_s, now_s)
+        counted = vm.counted
+        for name, value in view.hrem.items():
+            if name not in masks and value >= counted.get(name, 0.0):
+                counted[name] = value
+        span_s = now_s - vm.counted_since_s
+        if span_s >= self._policy.history.interval_s:
+            self._history.learn(view.uuid, counted, span_s, now_s)
+            vm.counted_since_s = now_s
+            counted.clear()
+
+    def _drop_gone(self, views: Mapping[str, VmView], now_s: float) -> None:
+        """Forget VMs that are gone; one that was under suspicion only after a while: it may be rebooting."""
+        for uuid in [uuid for uuid in self._vms if uuid not in views]:
+            vm = self._vms[uuid]
+            plain = vm.state is VmState.NORMAL and vm.released_s is None and vm.leave_until_s <= now_s
+            if plain or now_s - vm.seen_s > self._policy.release.repeat_s:
+                del self._vms[uuid]
+            self._masks.pop(uuid, None)
+
+
+def _said_again(vm: Vm) -> list[Action]:
+    out: list[Action] = []
+    if vm.level is not Level.ONE:
+        out.append(OrderLevel(vm.uuid, vm.level, f"is {vm.state}"))
+    provisional = vm.state is VmState.WATCHED
+    for key, value in vm.limits.items():
+        out.append(SetLimit(vm.uuid, key, value, provisional, f"is {vm.state}"))
+    return out

@@ -1,0 +1,455 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""The state machine of one VM: normal, watched; then contained, protected, or normal again."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from xenwarden_channel.signals import HREM, VREM
+from xenwarden_host.hsem.sight import amount
+from xenwarden_host.hsem.state import Case, Finding, Streak
+from xenwarden_host.policy.model import RuleKind, Trust
+from xenwarden_host.records import (
+    Action,
+    Alert,
+    Ask,
+    Evidence,
+    Level,
+    LiftLimit,
+    LimitKey,
+    LimitKind,
+    OrderLevel,
+    SetLimit,
+    Transition,
+    Verdict,
+    VmState,
+    VmType,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator
+
+    from xenwarden_host.hrem.history import History
+    from xenwarden_host.hsem.rules import Outcome, Rule
+    from xenwarden_host.hsem.sight import Sight
+    from xenwarden_host.hsem.state import Vm
+    from xenwarden_host.policy.model import Policy, VmPolicy
+    from xenwarden_host.records import Snapshot, VmView
+
+
+@dataclass(slots=True)
+class Turn:
+    """One VM at one tick: what is kept of it, what is seen of it, and whether its agent is believed."""
+
+    vm: Vm
+    view: VmView
+    sight: Sight
+    trusted: bool
+    policy: VmPolicy
+    snapshot: Snapshot
+
+    @property
+    def fresh(self) -> bool:
+        """Tell whether the agent has said something since the tick before."""
+        return self.view.report_is_new and self.view.report is not None
+
+    def hears(self, rule: Rule) -> bool:
+        """Tell whether the rule is asked now."""
+        if rule.spec.agent is not Trust.ANY and self.trusted is not (rule.spec.agent is Trust.TRUSTED):
+            return False
+        return self.fresh or not rule.by_report
+
+
+class Machine:
+    """All states' steps. Nothing is kept here: a VM's state is in its `Vm`."""
+
+    def __init__(self, policy: Policy, history: History) -> None:
+        self._policy = policy
+        self._history = history
+
+    def step(self, turn: Turn, rules: Iterable[Rule]) -> list[Action]:
+        """Return what follows from one VM's tick."""
+        out: list[Action] = []
+        fired = [item for item in self._fired(turn, rules) if not self._alerted(turn, item, out)]
+        match turn.vm.state:
+            case VmState.NORMAL:
+                self._normal(turn, fired, out)
+            case VmState.WATCHED:
+                self._watched(turn, fired, rules, out)
+            case VmState.CONTAINED:
+                self._contained(turn, fired, rules, out)
+            case VmState.PROTECTED:
+                self._protected(turn, fired, out)
+        return out
+
+    def close(
+        self, vm: Vm, verdict: Verdict | None, why: str, evidence: tuple[Evidence, ...], now_s: float
+    ) -> list[Action]:
+        """Return what brings the VM back to normal: all limits lifted, level 1, learning goes on."""
+        if vm.state is VmState.CONTAINED:
+            vm.released_s = now_s
+        out = self._limit(vm, {}, why, provisional=False)
+        out += _order(vm, vm.forced, why)
+        out.append(Transition(vm.uuid, vm.state, VmState.NORMAL, verdict, vm.also_victim, why, evidence))
+        vm.state = VmState.NORMAL
+        vm.case = None
+        vm.also_victim = False
+        vm.calm_since_s = None
+        vm.streaks.clear()
+        self._history.freeze(vm.uuid, frozen=False)
+        return out
+
+    # --- rules ----------------------------------------------------------------------------------
+
+    def _fired(self, turn: Turn, rules: Iterable[Rule]) -> Iterator[tuple[Rule, Outcome, bool]]:
+        """Yield the rules that fire now, and whether that is enough to raise (hysteresis)."""
+        vm, now_s, detect = turn.vm, turn.sight.now_s, self._policy.detect
+        for rule in rules:
+            if not turn.hears(rule):
+                continue
+            spec = rule.spec
+            latch = None if vm.case is None else vm.case.raise_latches.setdefault(spec.name, {})
+            outcome = rule.raises(turn.sight, latch)
+            if outcome is None:
+                vm.streaks.pop(spec.name, None)
+                vm.told.pop(spec.name, None)
+                if spec.distrust:
+                    vm.distrusted = False
+                continue
+            streak = vm.streaks.setdefault(spec.name, Streak(now_s, 0))
+            streak.count += 1
+            strong = outcome.strength is not None and outcome.strength >= detect.at_once
+            enough = (strong or streak.count >= detect.running) and now_s - streak.since_s >= spec.for_s
+            if enough and spec.distrust:
+                vm.distrusted = True
+            yield rule, outcome, enough
+
+    def _alerted(self, turn: Turn, item: tuple[Rule, Outcome, bool], out: list[Action]) -> bool:
+        """Tell an admin where that is all that may be done; return whether it is."""
+        rule, outcome, enough = item
+        of_admin = turn.view.vm_type is VmType.DOM0 or turn.policy.exempt
+        if rule.spec.kind is not RuleKind.ALERT and not of_admin:
+            return False
+        vm, now_s, name = turn.vm, turn.sight.now_s, rule.spec.name
+        told_s = vm.told.get(name)
+        if enough and (told_s is None or now_s - told_s >= self._policy.agent.remind_s):
+            vm.told[name] = now_s
+            out.append(
+                Alert(vm.uuid, name, f"{turn.view.name}: {_sentence(outcome.evidence)}", outcome.evidence)
+            )
+        return True
+
+    # --- states -----------------------------------------------------------------------------------
+
+    def _normal(self, turn: Turn, fired: list[tuple[Rule, Outcome, bool]], out: list[Action]) -> None:
+        vm, now_s = turn.vm, turn.sight.now_s
+        if now_s < vm.leave_until_s:
+            return
+        raising = [
+            (rule, outcome)
+            for rule, outcome, enough in fired
+            if enough and not self._is_settled(vm, rule, outcome, now_s)
+        ]
+        if raising:
+            self._open(turn, raising, out)
+
+    def _is_settled(self, vm: Vm, rule: Rule, outcome: Outcome, now_s: float) -> bool:
+        """Tell whether just this was found to be neither a short while ago."""
+        until_s, strength = vm.settled.get(rule.spec.name, (0.0, 0.0))
+        if now_s >= until_s:
+            vm.settled.pop(rule.spec.name, None)
+            return False
+        return (outcome.strength or 0.0) < strength * self._policy.watch.again_times
+
+    def _open(self, turn: Turn, raising: list[tuple[Rule, Outcome]], out: list[Action]) -> None:
+        """Put the VM under watch."""
+        vm, now_s = turn.vm, turn.sight.now_s
+        old, vm.state = vm.state, VmState.WATCHED
+        # Above all ids of an earlier daemon, whose questions the agent may have answered.
+        vm.case = Case(now_s, int(turn.snapshot.unix_s), now_s)
+        vm.calm_since_s = None
+        self._history.freeze(vm.uuid, frozen=True)
+        evidence = tuple(item for _rule, outcome in raising for item in outcome.evidence)
+        out.append(Transition(vm.uuid, old, vm.state, None, False, _sentence(evidence), evidence))
+        out += _order(vm, Level.TWO, _sentence(evidence))
+        for rule, outcome in raising:
+            self._add(turn, rule, outcome)
+        out += self._limit_provisionally(turn)
+        out.append(Ask(vm.uuid, vm.case.ask_id))
+        self._look(turn, [rule for rule, _outcome in raising])
+
+    def _watched(
+        self, turn: Turn, fired: list[tuple[Rule, Outcome, bool]], rules: Iterable[Rule], out: list[Action]
+    ) -> None:
+        vm, view = turn.vm, turn.view
+        case = _case(vm)
+        if turn.fresh or (not turn.trusted and view.hrem):
+            case.observations += 1
+        if view.answer is not None and view.answer.ask_id == case.ask_id:
+            case.answer = view.answer
+        self._note(turn, fired)
+        out += self._limit_provisionally(turn)
+        self._look(turn, rules)
+        self._judge(turn, out)
+
+    def _contained(
+        self, turn: Turn, fired: list[tuple[Rule, Outcome, bool]], rules: Iterable[Rule], out: list[Action]
+    ) -> None:
+        vm, now_s = turn.vm, turn.sight.now_s
+        case = _case(vm)
+        self._note(turn, fired)
+        self._look(turn, rules)
+        more = {
+            key: self._value(turn, key, provisional=False)
+            for item in case.of(RuleKind.ORIGINATED, convicted=True)
+            for key in item.limits
+            if key not in vm.limits
+        }
+        if more:
+            out += self._limit(
+                vm, {**vm.limits, **more}, "does more than it is contained for", provisional=False
+            )
+        suffering = case.of(RuleKind.INBOUND, convicted=True)
+        if suffering and not vm.also_victim:
+            vm.also_victim = True
+            evidence = tuple(item for finding in suffering for item in finding.evidence)
+            why = f"it is a victim too: {_sentence(evidence)}"
+            out.append(Transition(vm.uuid, vm.state, vm.state, Verdict.ATTACKER, True, why, evidence))
+        if self._still_tries(turn, rules):
+            vm.calm_since_s = None
+        elif _informed(turn) and vm.calm_since_s is None:
+            vm.calm_since_s = now_s
+        if vm.calm_since_s is not None and now_s - vm.calm_since_s >= vm.probation_s:
+            why = f"calm for {vm.probation_s:.0f} s, by what it still tries to send or use"
+            out += self.close(vm, None, why, (), now_s)
+
+    def _protected(self, turn: Turn, fired: list[tuple[Rule, Outcome, bool]], out: list[Action]) -> None:
+        vm, now_s = turn.vm, turn.sight.now_s
+        originated = [
+            (rule, outcome)
+            for rule, outcome, enough in fired
+            if enough and rule.spec.kind is RuleKind.ORIGINATED
+        ]
+        if originated:
+            self._open(turn, originated, out)
+        elif any(rule.by_report for rule, _outcome, _enough in fired) or any(
+            not flow.ended for flow in turn.sight.host.flooders(vm.uuid)
+        ):
+            vm.calm_since_s = None
+        elif _informed(turn) and vm.calm_since_s is None:
+            vm.calm_since_s = now_s
+        elif vm.calm_since_s is not None and now_s - vm.calm_since_s >= self._policy.release.probation_s:
+            why = f"nothing unusual has reached it for {self._policy.release.probation_s:.0f} s"
+            out += self.close(vm, None, why, (), now_s)
+
+    # --- a case -----------------------------------------------------------------------------------
+
+    def _note(self, turn: Turn, fired: list[tuple[Rule, Outcome, bool]]) -> None:
+        """Take what fired into the case: what is known by then at once, what is new once it is enough."""
+        vm = turn.vm
+        case = _case(vm)
+        for rule, outcome, enough in fired:
+            finding = case.findings.get(rule.spec.name)
+            if finding is not None:
+                finding.last_s = case.unusual_s = turn.sight.now_s
+                finding.strength = max(finding.strength, outcome.strength or 0.0)
+            elif enough:
+                self._add(turn, rule, outcome)
+
+    def _add(self, turn: Turn, rule: Rule, outcome: Outcome) -> None:
+        vm, now_s, spec = turn.vm, turn.sight.now_s, rule.spec
+        case = _case(vm)
+        at_s, hits = vm.past.pop(spec.name, (now_s, 0))
+        if now_s - at_s > self._policy.watch.memory_s:
+            hits = 0
+        case.unusual_s = now_s
+        case.findings[spec.name] = Finding(
+            kind=spec.kind,
+            limits=spec.limits,
+            needs=spec.hits,
+            last_s=now_s,
+            evidence=outcome.evidence,
+            hits=hits,
+            strength=outcome.strength or 0.0,
+        )
+
+    def _look(self, turn: Turn, rules: Iterable[Rule]) -> None:
+        """Ask for proof of what was found, and remember who floods this VM."""
+        case = _case(turn.vm)
+        for rule in rules:
+            finding = case.findings.get(rule.spec.name)
+            if finding is None or not turn.hears(rule):
+                continue
+            latch = case.convict_latches.setdefault(rule.spec.name, {})
+            outcome = rule.convicts(turn.sight, latch)
+            if outcome is not None:
+                finding.hits += 1
+                finding.last_s = case.unusual_s = turn.sight.now_s
+                if finding.hits <= finding.needs or (outcome.strength or 0.0) >= finding.strength:
+                    finding.evidence = outcome.evidence
+                finding.strength = max(finding.strength, outcome.strength or 0.0)
+        for flow in turn.sight.host.flooders(turn.vm.uuid):
+            case.flooders[flow.uuid] = flow
+
+    def _judge(self, turn: Turn, out: list[Action]) -> None:
+        """Decide, where it is time."""
+        vm, now_s, watch = turn.vm, turn.sight.now_s, self._policy.watch
+        case = _case(vm)
+        age_s = now_s - case.opened_s
+        heard = case.answer is not None or age_s >= watch.answer_wait_s
+        ready = heard and age_s >= watch.min_s and case.observations >= watch.min_observations
+        # An agent that stays at level 1 needs that long for as many reports.
+        overdue = age_s >= max(watch.max_s, watch.min_observations * self._policy.levels.level1_s)
+        if not ready and not overdue:
+            return
+        guilty = case.of(RuleKind.ORIGINATED, convicted=True)
+        suffering = case.of(RuleKind.INBOUND, convicted=True)
+        calm = now_s - case.unusual_s >= watch.calm_s
+        suspected = [item for item in case.of(RuleKind.ORIGINATED) if now_s - item.last_s < watch.calm_s]
+        if guilty:
+            self._contain(turn, guilty, bool(suffering), out)
+        elif suffering and (overdue or not suspected):
+            self._protect(turn, suffering, out)
+        elif overdue:
+            if suspected and watch.undecided is Verdict.ATTACKER:
+                self._contain(turn, suspected, also_victim=False, out=out)
+            else:
+                self._acquit(turn, "not enough speaks against it", out)
+        elif calm and not any(not flow.convicted for flow in case.flooders.values()):
+            self._acquit(turn, "it is over, and proves nothing", out)
+
+    def _contain(self, turn: Turn, guilty: list[Finding], also_victim: bool, out: list[Action]) -> None:
+        vm, now_s, release = turn.vm, turn.sight.now_s, self._policy.release
+        again = vm.released_s is not None and now_s - vm.released_s < release.repeat_s
+        vm.probation_s = (
+            min(vm.probation_s * release.repeat_times, release.probation_max_s)
+            if again
+            else release.probation_s
+        )
+        old, vm.state, vm.also_victim, vm.calm_since_s = vm.state, VmState.CONTAINED, also_victim, None
+        evidence = (*(item for finding in guilty for item in finding.evidence), self._reliability(turn))
+        why = _sentence(guilty[0].evidence)
+        keys = {key for finding in guilty for key in finding.limits}
+        out.append(Transition(vm.uuid, old, vm.state, Verdict.ATTACKER, also_victim, why, evidence))
+        wanted = {key: self._value(turn, key, provisional=False) for key in sorted(keys)}
+        out += self._limit(vm, wanted, f"attacker: {why}", provisional=False)
+
+    def _protect(self, turn: Turn, suffering: list[Finding], out: list[Action]) -> None:
+        vm = turn.vm
+        old, vm.state, vm.calm_since_s = vm.state, VmState.PROTECTED, None
+        evidence = (*(item for finding in suffering for item in finding.evidence), self._reliability(turn))
+        why = _sentence(suffering[0].evidence)
+        out += self._limit(vm, {}, "it is a victim", provisional=False)
+        out.append(Transition(vm.uuid, old, vm.state, Verdict.VICTIM, False, why, evidence))
+
+    def _acquit(self, turn: Turn, why: str, out: list[Action]) -> None:
+        vm, now_s, watch = turn.vm, turn.sight.now_s, self._policy.watch
+        case = _case(vm)
+        evidence: list[Evidence] = []
+        for rule, finding in case.findings.items():
+            evidence += finding.evidence
+            # What still goes on, or what our own limit may hide, is let alone for a while; what
+            # stopped is not: else an attack in short bursts would be free after the first.
+            hidden = any(item.signal in turn.sight.masked for item in finding.evidence)
+            if now_s - finding.last_s < watch.calm_s or hidden:
+                vm.settled[rule] = (now_s + watch.cooldown_s, finding.strength)
+            elif finding.hits:
+                vm.past[rule] = (now_s, finding.hits)
+        out += self.close(vm, Verdict.NEITHER, why, (*evidence, self._reliability(turn)), now_s)
+
+    def _reliability(self, turn: Turn) -> Evidence:
+        """Return VREM's answer as evidence, or the name of its silence."""
+        near_pct = self._policy.history.near_capacity_pct
+        answer = _case(turn.vm).answer
+        if answer is not None:
+            text = (
+                f"asked how it runs, it said: load {amount(answer.load_pct)} %, close to its maximum in "
+                f"{answer.near_max} of {answer.near_max_of} intervals"
+            )
+            return Evidence("load_pct", answer.load_pct, near_pct, "%", VREM, "reliability", text)
+        near, of = self._history.near_capacity(turn.vm.uuid)
+        said = "asked how it runs, it did not answer" if turn.trusted else "no agent to ask how it runs"
+        text = f"{said}; dom0 saw it close to its maximum CPU in {near} of {of} intervals"
+        cpu_pct = turn.view.hrem.get("vcpu_pct", 0.0)
+        return Evidence("vcpu_pct", cpu_pct, near_pct, "%", HREM, "reliability", text)
+
+    # --- limits -----------------------------------------------------------------------------------
+
+    def _value(self, turn: Turn, key: LimitKey, *, provisional: bool) -> int:
+        """Return how far a limit goes: in proportion to what is usual for this VM."""
+        policy = self._policy.limits[key]
+        usual = self._history.upper(turn.vm.uuid, policy.signal) or 0.0
+        if key.kind is LimitKind.CAP:
+            usual *= turn.view.vcpus
+        part = policy.provisional if provisional else policy.contained
+        return max(part.at_least, round(usual * part.times))
+
+    def _limit_provisionally(self, turn: Turn) -> list[Action]:
+        vm = turn.vm
+        if turn.policy.protect:
+            return []
+        findings = _case(vm).of(RuleKind.ORIGINATED)
+        wanted = dict(vm.limits)
+        reasons = {}
+        for finding in findings:
+            for key in finding.limits:
+                if key not in wanted:
+                    wanted[key] = self._value(turn, key, provisional=True)
+                    reasons[key] = _sentence(finding.evidence)
+        return self._limit(vm, wanted, "; ".join(dict.fromkeys(reasons.values())), provisional=True)
+
+    def _limit(self, vm: Vm, wanted: dict[LimitKey, int], why: str, *, provisional: bool) -> list[Action]:
+        """Return what makes `wanted` the VM's limits."""
+        out: list[Action] = [LiftLimit(vm.uuid, key, why) for key in vm.limits if key not in wanted]
+        out += [
+            SetLimit(vm.uuid, key, value, provisional, why)
+            for key, value in wanted.items()
+            if vm.limits.get(key) != value
+        ]
+        vm.limits = wanted
+        return out
+
+    def _still_tries(self, turn: Turn, rules: Iterable[Rule]) -> bool:
+        """Tell whether a contained VM would go on if it could: by what it offers, not by what passes."""
+        sight, pressing = turn.sight, self._policy.release.pressing
+        for rule in rules:
+            if rule.spec.kind is RuleKind.ORIGINATED and turn.hears(rule) and rule.tries(sight) is not None:
+                return True
+        signals = sight.signals
+        dropped = signals.get("vif_police_drop_pps", 0.0)
+        packets = [key for key in turn.vm.limits if key.kind is LimitKind.VIF_PPS]
+        if packets and dropped > 0:
+            usual = (
+                self._history.upper(turn.vm.uuid, self._policy.limits[key].signal) or 0.0 for key in packets
+            )
+            if dropped + sum(turn.vm.limits[key] for key in packets) > sum(usual):
+                return True
+        rate = turn.vm.limits.get(LimitKey(LimitKind.VIF_RATE))
+        if rate is not None and signals.get("vif_tx_bps", 0.0) >= pressing * rate:
+            return True
+        cap = turn.vm.limits.get(LimitKey(LimitKind.CAP))
+        return cap is not None and signals.get("vcpu_pct", 0.0) * turn.view.vcpus >= pressing * cap
+
+
+def _case(vm: Vm) -> Case:
+    if vm.case is None:
+        raise AssertionError(f"{vm.uuid} is {vm.state} without a case")
+    return vm.case
+
+
+def _order(vm: Vm, level: Level, why: str) -> list[Action]:
+    level = max(level, vm.forced)
+    if vm.level is level:
+        return []
+    vm.level = level
+    return [OrderLevel(vm.uuid, level, why)]
+
+
+def _informed(turn: Turn) -> bool:
+    """Tell whether enough is seen of the VM to call it calm."""
+    return turn.trusted or "vif_tx_pps" in turn.view.hrem
+
+
+def _sentence(evidence: tuple[Evidence, ...]) -> str:
+    return "; ".join(item.text for item in evidence)

@@ -1,0 +1,95 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""What VMs of one host do to each other, worked out once per tick and only where someone asks."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from xenwarden_host.hsem.sight import Flow
+from xenwarden_host.hsem.traffic import floods
+from xenwarden_host.policy.model import RuleKind
+from xenwarden_host.records import LimitKind, VmState
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+
+    from xenwarden_host.hsem.state import Vm
+    from xenwarden_host.policy.model import Neighbours
+    from xenwarden_host.records import VmView
+
+
+class Host:
+    """All VMs at one tick, as they stood when it began: who asks first sees no more than who asks last."""
+
+    def __init__(
+        self,
+        views: Mapping[str, VmView],
+        vms: Mapping[str, Vm],
+        policy: Neighbours,
+        upper: Callable[[str, str], float | None],
+        masked: Callable[[str], frozenset[str]],
+    ) -> None:
+        self._views = views
+        self._vms = vms
+        self._policy = policy
+        self._upper = upper
+        self._masked = masked
+        self._starving: dict[str, list[VmView]] = {}
+        self._suspects = [
+            (uuid, vm.state is VmState.CONTAINED) for uuid, vm in vms.items() if uuid in views and _sends(vm)
+        ]
+
+    def victims(self, uuid: str) -> list[Flow]:
+        """Return whom this VM floods."""
+        sender = self._vms[uuid].traffic
+        flows = []
+        for other, view in self._views.items():
+            if other != uuid and (step := floods(sender, self._vms[other].traffic, self._policy)):
+                flows.append(Flow(other, view.name, step))
+        return flows
+
+    def flooders(self, uuid: str) -> list[Flow]:
+        """Return the suspects that flood this VM, or did since its case was opened."""
+        vm = self._vms[uuid]
+        known = vm.case.flooders if vm.case is not None else {}
+        if not self._suspects:
+            return []
+        latest = vm.traffic.latest_rx_pps()
+        flows = []
+        for other, convicted in self._suspects:
+            if other == uuid:
+                continue
+            flow = known.get(other)
+            if flow is None:
+                step = floods(self._vms[other].traffic, vm.traffic, self._policy)
+                if step is None:
+                    continue
+                flow = Flow(other, self._views[other].name, step)
+            flow.convicted = convicted
+            flow.ended = latest <= flow.step.base_pps + self._policy.fell_to * flow.step.rise_pps
+            flows.append(flow)
+        return flows
+
+    def starving(self, signal: str, besides: str) -> list[VmView]:
+        """Return the other VMs in which the signal is over its usual upper limit."""
+        found = self._starving.get(signal)
+        if found is None:
+            found = self._starving[signal] = [
+                view for view in self._views.values() if self._over(view, signal)
+            ]
+        return [view for view in found if view.uuid != besides]
+
+    def _over(self, view: VmView, signal: str) -> bool:
+        if view.report is None or signal in self._masked(view.uuid):
+            return False
+        value, upper = view.report.signals.get(signal), self._upper(view.uuid, signal)
+        return value is not None and upper is not None and value > upper
+
+
+def _sends(vm: Vm) -> bool:
+    """Tell whether the VM is under suspicion, or convicted, for packets that it sends."""
+    if vm.case is None or vm.state not in (VmState.WATCHED, VmState.CONTAINED):
+        return False
+    return any(
+        key.kind is not LimitKind.CAP for item in vm.case.of(RuleKind.ORIGINATED) for key in item.limits
+    )

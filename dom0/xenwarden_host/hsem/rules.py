@@ -1,0 +1,102 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""The policy's rules, ready to be asked: AND in a group, OR over groups."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, NamedTuple
+
+from xenwarden_channel.signals import HREM, SIGNALS
+from xenwarden_host.hsem.detectors import make
+
+if TYPE_CHECKING:
+    from xenwarden_host.hsem.detectors import Detector
+    from xenwarden_host.hsem.sight import Hit, Sight
+    from xenwarden_host.policy.model import RuleSpec
+    from xenwarden_host.records import Evidence
+
+Latch = dict[tuple[int, int], "Hit | None"]  # what each detector said while nothing was masked
+
+
+class Outcome(NamedTuple):
+    """A group fired: all its evidence, and the least of its detectors' strengths."""
+
+    evidence: tuple[Evidence, ...]
+    strength: float | None
+
+
+class Rule:
+    """One rule of the policy."""
+
+    __slots__ = ("_convicts", "_raises", "by_report", "spec")
+
+    def __init__(self, spec: RuleSpec) -> None:
+        self.spec = spec
+        self._raises = [[make(item) for item in group] for group in spec.raises]
+        self._convicts = [[make(item) for item in group] for group in spec.convicts]
+        # A rule that reads what the agent says is asked when it has said something.
+        self.by_report = any(
+            SIGNALS[signal][0] != HREM
+            for group in (*self._raises, *self._convicts)
+            for detector in group
+            for signal in detector.signals
+        )
+
+    def raises(self, sight: Sight, latch: Latch | None = None) -> Outcome | None:
+        """Return what puts the VM under suspicion now; None where nothing does."""
+        return self._ask(self._raises, sight, latch)
+
+    def tries(self, sight: Sight) -> Outcome | None:
+        """Return what the VM still does, for one that is limited: what the limit corrupts is left out."""
+        sight.rule = self.spec.name
+        for group in self._raises:
+            clear = [item for item in group if sight.masked.isdisjoint(item.signals)]
+            outcome = _ask_group(clear, 0, sight, None)
+            if outcome is not None:
+                return outcome
+        return None
+
+    def convicts(self, sight: Sight, latch: Latch) -> Outcome | None:
+        """Return what speaks against the VM (or, of an inbound rule, for its being a victim) now."""
+        return self._ask(self._convicts, sight, latch)
+
+    def _ask(self, groups: list[list[Detector]], sight: Sight, latch: Latch | None) -> Outcome | None:
+        sight.rule = self.spec.name
+        found = None
+        for index, group in enumerate(groups):
+            outcome = _ask_group(group, index, sight, latch)
+            if outcome is not None and found is None:
+                found = outcome
+                if latch is None:
+                    break
+        return found
+
+
+def _ask_group(group: list[Detector], index: int, sight: Sight, latch: Latch | None) -> Outcome | None:
+    """Ask all detectors of a group.
+
+    One whose signals a limit of ours corrupts stands by what it said before the limit; at least one
+    must see something now. With a latch all are asked, so that each has said something by then.
+    """
+    hits: list[Hit] = []
+    live = False
+    for place, detector in enumerate(group):
+        if sight.masked and not sight.masked.isdisjoint(detector.signals):
+            hit = latch.get((index, place)) if latch is not None else None
+        else:
+            hit = detector.check(sight)
+            live = live or hit is not None
+            if latch is not None:
+                latch[index, place] = hit
+        if hit is not None:
+            hits.append(hit)
+        elif latch is None:
+            return None
+    if len(hits) < len(group) or not live:
+        return None
+    strengths = [hit.strength for hit in hits if hit.strength is not None]
+    return Outcome(tuple(hit.evidence for hit in hits), min(strengths) if strengths else None)
+
+
+def compile_rules(specs: tuple[RuleSpec, ...]) -> tuple[Rule, ...]:
+    """Return the rules of a policy, ready to be asked."""
+    return tuple(Rule(spec) for spec in specs)

@@ -1,0 +1,82 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""What a detector sees: one VM at one tick, and its neighbours; and what it says."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, NamedTuple, Protocol
+
+from xenwarden_channel.signals import SIGNALS
+from xenwarden_host.records import Evidence
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+
+    from xenwarden_host.hsem.traffic import Step, Traffic
+    from xenwarden_host.records import LimitKey, VmView
+
+
+class Hit(NamedTuple):
+    """A detector fired. `strength`: so many times the usual upper limit; None where that says nothing."""
+
+    evidence: Evidence
+    strength: float | None = None
+
+
+@dataclass(slots=True)
+class Flow:
+    """One end of a flood between two VMs of this host."""
+
+    uuid: str
+    name: str
+    step: Step
+    convicted: bool = False  # the sender is contained
+    ended: bool = False  # the receiver's rise is gone
+
+
+class Neighbourhood(Protocol):
+    """What is known of a VM's neighbours on this host."""
+
+    def victims(self, uuid: str) -> list[Flow]:
+        """Return whom this VM floods."""
+
+    def flooders(self, uuid: str) -> list[Flow]:
+        """Return the suspects that flood this VM."""
+
+    def starving(self, signal: str, besides: str) -> list[VmView]:
+        """Return the other VMs in which the signal is over its usual upper limit."""
+
+
+@dataclass(slots=True)
+class Sight:
+    """One VM at one tick. Signals are the report's and dom0's; our limits corrupt the masked ones."""
+
+    vm: VmView
+    now_s: float
+    signals: Mapping[str, float]
+    upper: Callable[[str], float | None]
+    masked: frozenset[str]
+    traffic: Traffic
+    limits: Mapping[LimitKey, int]  # ours, wanted and in force
+    starved: bool  # a cap of ours keeps the agent from running
+    settled: bool  # dom0 knows the VM long enough to expect an agent's word
+    host: Neighbourhood
+    rule: str = ""  # the rule that asks
+
+    def evidence(self, signal: str, value: float, usual: float, text: str) -> Evidence:
+        """Return evidence about the VM; unit and source are the signal's."""
+        source, unit, _meaning = SIGNALS[signal]
+        return Evidence(signal, value, usual, unit, source, self.rule, text)
+
+
+def amount(value: float) -> str:
+    """Return a number for a sentence: three digits that count."""
+    return f"{value:,.0f}" if value >= 100 else f"{value:.3g}"
+
+
+def measured(signal: str, value: float) -> str:
+    """Return a value with its unit for a sentence."""
+    unit = SIGNALS[signal][1]
+    if unit == "ratio":
+        return f"{100 * value:.0f} %"
+    return amount(value) + {"1/s": "/s", "count": "", "%": " %", "bit/s": " bit/s"}[unit]

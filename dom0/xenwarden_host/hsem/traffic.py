@@ -1,0 +1,112 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""Who floods whom on this host, by dom0's vif counters alone: no address that anyone claims is needed."""
+
+from __future__ import annotations
+
+from collections import deque
+from typing import TYPE_CHECKING, NamedTuple
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+
+    from xenwarden_host.policy.model import Neighbours
+
+TICKS = 32  # how far back is looked: detection takes a report or two, a verdict some more
+SIGNALS = ("vif_tx_pps", "vif_tx_bps", "vif_rx_pps", "vif_rx_bps")
+
+
+class Tick(NamedTuple):
+    """One VM's traffic at one tick."""
+
+    at_s: float
+    tx_pps: float
+    tx_bps: float
+    rx_pps: float
+    rx_bps: float
+
+
+class Step(NamedTuple):
+    """A rise of packets: when it began, from what, by how many, and their mean size."""
+
+    at_s: float
+    base_pps: float
+    rise_pps: float
+    size_bytes: float
+
+
+class Traffic:
+    """The last ticks of one VM's vifs."""
+
+    __slots__ = ("ticks",)
+
+    def __init__(self) -> None:
+        self.ticks: deque[Tick] = deque(maxlen=TICKS)
+
+    def add(self, now_s: float, signals: Mapping[str, float]) -> None:
+        """Note a tick; one in which a counter had a gap is left out."""
+        if "vif_tx_pps" in signals and "vif_rx_pps" in signals:
+            self.ticks.append(Tick(now_s, *(signals.get(name, 0.0) for name in SIGNALS)))
+
+    def mean(self, signal: str, since_s: float) -> float | None:
+        """Return the mean of one of SIGNALS since then; None where nothing was counted."""
+        index = 1 + SIGNALS.index(signal)
+        values = [tick[index] for tick in self.ticks if tick.at_s > since_s]
+        return sum(values) / len(values) if values else None
+
+    def latest_rx_pps(self) -> float:
+        """Return the packets delivered in the last tick."""
+        return self.ticks[-1].rx_pps if self.ticks else 0.0
+
+    def sent(self) -> Step | None:
+        """Return the rise of what the VM sends, from its quiet level to its highest; None without one."""
+        if len(self.ticks) < 2:
+            return None
+        values = sorted(tick.tx_pps for tick in self.ticks)
+        base = values[len(values) // 4]
+        peak = max(self.ticks, key=_tx_pps)
+        if base * 2 > peak.tx_pps:  # most of the time seen it was as now: compare with the least
+            base = values[0]
+        rise = peak.tx_pps - base
+        if rise <= 0:
+            return None
+        begun_s = next(tick.at_s for tick in self.ticks if tick.tx_pps > base + rise / 2)
+        return Step(begun_s, base, rise, peak.tx_bps / 8 / peak.tx_pps)
+
+    def received_about(self, at_s: float, within_s: float) -> Step | None:
+        """Return the rise of what the VM receives about this time; None without one."""
+        before = [tick for tick in self.ticks if tick.at_s < at_s - within_s]
+        about = [tick for tick in self.ticks if abs(tick.at_s - at_s) <= within_s]
+        if not about:
+            return None
+        # The quiet before; without any, the least of what was seen since.
+        base = min(before or about, key=_rx_pps) if len(before) < 3 else _median(before[-8:])
+        peak = max(about, key=_rx_pps)
+        rise = peak.rx_pps - base.rx_pps
+        if rise <= 0:
+            return None
+        size_bytes = max(0.0, peak.rx_bps - base.rx_bps) / 8 / rise
+        return Step(peak.at_s, base.rx_pps, rise, size_bytes)
+
+
+def floods(sender: Traffic, receiver: Traffic, policy: Neighbours) -> Step | None:
+    """Return the receiver's rise where it is the other end of the sender's; None where it is not."""
+    sent = sender.sent()
+    if sent is None:
+        return None
+    got = receiver.received_about(sent.at_s, policy.within_s)
+    if got is None or got.rise_pps < max(policy.at_least_pps, policy.share * sent.rise_pps):
+        return None
+    if (
+        got.size_bytes > sent.size_bytes * policy.size_times
+        or sent.size_bytes > got.size_bytes * policy.size_times
+    ):
+        return None
+    return got
+
+
+_tx_pps: Callable[[Tick], float] = lambda tick: tick.tx_pps  # noqa: E731
+_rx_pps: Callable[[Tick], float] = lambda tick: tick.rx_pps  # noqa: E731
+
+
+def _median(ticks: list[Tick]) -> Tick:
+    return sorted(ticks, key=_rx_pps)[len(ticks) // 2]
