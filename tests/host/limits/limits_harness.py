@@ -41,13 +41,18 @@ class Host:
         self.clock = Clock()
         self.xen = FakeHypervisor()
         self.vifs = FakeVifs()
+        self.journal: Journal | None = None
         self.domid = self.xen.add(VM, "mallory", **vm)
         self.vifs.add(self.domid)
         self.restart()
 
-    def restart(self) -> None:
+    def restart(self, fault: Fault | None = None) -> None:
         """Start the engine anew: all that it knows comes from the journal."""
-        self.engine = LimitEngine(self.xen, self.vifs, Journal(self.file, boot_id=self.boot), self.clock)
+        guard = (fault or Fault()).guard
+        if self.journal is not None:
+            self.journal.close()
+        self.journal = Journal(self.file, boot_id=self.boot)
+        self.engine = LimitEngine(guard(self.xen), guard(self.vifs), guard(self.journal), self.clock)
 
     def tick(self) -> list[LimitStatus]:
         self.clock.now += 1
@@ -67,3 +72,45 @@ class Host:
     @property
     def rate(self) -> str | None:
         return self.vifs.rate(self.domid, 0)
+
+
+class Killed(BaseException):
+    """The daemon died here. No `except Exception` may outlive it."""
+
+
+class Fault:
+    """Dies at the n-th call of anything that it guards, before or after the call takes effect."""
+
+    def __init__(self, at: int = -1, *, after: bool = False) -> None:
+        self.at = at
+        self.after = after
+        self.points: list[str] = []
+
+    def guard(self, thing: Any) -> Any:
+        """Return `thing` with every method a fault point."""
+        return _Guarded(self, thing)
+
+    def call(self, name: str, method: Any, args: Any, kwargs: Any) -> Any:
+        """Call, and die where it is time."""
+        self.points.append(name)
+        now = len(self.points) - 1 == self.at
+        if now and not self.after:
+            raise Killed(name)
+        answer = method(*args, **kwargs)
+        if now:
+            raise Killed(name)
+        return answer
+
+
+class _Guarded:
+    def __init__(self, fault: Fault, thing: Any) -> None:
+        self._fault = fault
+        self._thing = thing
+
+    def __getattr__(self, name: str) -> Any:
+        method = getattr(self._thing, name)
+
+        def call(*args: Any, **kwargs: Any) -> Any:
+            return self._fault.call(f"{type(self._thing).__name__}.{name}", method, args, kwargs)
+
+        return call
