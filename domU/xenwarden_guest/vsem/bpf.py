@@ -124,7 +124,7 @@ def classifier(own_mac: bytes = b"") -> bytes:
     p = Program()
     _direction(p, own_mac)
     _layers(p)
-    p.label("ipv4_fragment")
+    p.label("fragment")
     p.jump(_JEQ, _UDP, "udp", "none")
     p.label("layer4")
     p.jump(_JEQ, _TCP, "tcp")
@@ -209,15 +209,18 @@ def address_hash(address: bytes, salt: int) -> int:
 def sampler(plan: Plan, *, outgoing: bool, own_mac: bytes = b"") -> bytes:
     """Return the program that takes sent (or received) packets by `plan` and returns their headers' length.
 
-    Only packets with an IP or ARP address: the others have no peer.
+    Only packets with an IP or ARP address: the others have no peer. Only headers of fixed length, so that
+    no length field, which the sender chooses, lets payload through: behind IP options and IPv6 extension
+    headers nothing is taken.
     """
     p = Program()
     _direction(p, own_mac, only_outgoing=outgoing)
-    _layers(p, peer="" if plan.takes_all else "dest" if outgoing else "source")
+    peer = "dest" if outgoing else "source"
+    _layers(p, peer="" if plan.takes_all else peer, fixed_only=True)
     p.label("layer4")
     for protocol, label in ((_TCP, "tcp"), (_UDP, "udp"), (_ICMP, "icmp"), (_ICMP6, "icmp")):
         p.jump(_JEQ, protocol, label)
-    p.label("ipv4_fragment")  # and other protocols: nothing behind the IP header
+    p.label("fragment")  # and other protocols: nothing behind the IP header
     _choose(p, plan, "ip", 0)
     p.label("tcp")
     if not plan.takes_all:
@@ -306,11 +309,13 @@ def _direction(p: Program, own_mac: bytes, *, only_outgoing: bool | None = None)
     p.label("layer2")
 
 
-def _layers(p: Program, peer: str = "") -> None:
+def _layers(p: Program, peer: str = "", *, fixed_only: bool = False) -> None:
     """Walk to layer 4; with `peer`, "source" or "dest", keep that address, folded to one word.
 
-    Goes on at `layer4` (A: protocol, X: its offset), `ipv4_fragment` (A: protocol, X: end of the IP
-    header), `arp`, `link_only` and `ipv4_bad` (X: offset of the Ethernet type).
+    Goes on at `layer4` (A: protocol, X: its offset), `fragment` (a later one; A: protocol), `arp`,
+    `link_only` and `ipv4_bad` (X: offset of the Ethernet type). `fixed_only` does not go behind IP options
+    and extension headers: their length is the sender's word. Options go on at `fragment`, extensions at
+    `layer4`; X is the end of the fixed header.
     """
     for depth in range(3):  # no tag, one, two
         p.op(_LDX_IMM, 12 + 4 * depth)
@@ -326,8 +331,8 @@ def _layers(p: Program, peer: str = "") -> None:
     p.label("arp_header")
     _keep_peer(p, {"source": (14,), "dest": (24,)}.get(peer, ()))
     p.goto("arp")
-    _ipv4(p, peer)
-    _ipv6(p, peer)
+    _ipv4(p, peer, fixed_only=fixed_only)
+    _ipv6(p, peer, fixed_only=fixed_only)
 
 
 def _keep_peer(p: Program, words: tuple[int, ...]) -> None:
@@ -346,30 +351,36 @@ def _keep_peer(p: Program, words: tuple[int, ...]) -> None:
         p.op(_LDX_MEM, _SCRATCH_X)
 
 
-def _ipv4(p: Program, peer: str) -> None:
+def _ipv4(p: Program, peer: str, *, fixed_only: bool) -> None:
     p.label("ipv4")
     _keep_peer(p, {"source": (12,), "dest": (16,)}.get(peer, ()))
     p.op(_LD_B_IND, _LL + 2)
     p.op(_AND_K, 0x0F)
     p.jump(_JGE, 5, "", "ipv4_bad")
+    if fixed_only:
+        p.jump(_JEQ, 5, "", "ipv4_options")
     p.op(_LSH_K, 2)
     p.op(_ST, _SCRATCH_NEXT)  # header length
     p.op(_LD_H_IND, _LL + 2 + 6)
     p.jump(_JSET, 0x1FFF, "ipv4_later")
     _advance_ipv4(p)
     p.goto("layer4")
+    if fixed_only:
+        p.label("ipv4_options")
+        p.op(_LD_IMM, 20)
+        p.op(_ST, _SCRATCH_NEXT)
     p.label("ipv4_later")
     _advance_ipv4(p)
-    p.goto("ipv4_fragment")
+    p.goto("fragment")
 
 
-def _ipv6(p: Program, peer: str) -> None:
+def _ipv6(p: Program, peer: str, *, fixed_only: bool) -> None:
     p.label("ipv6")
     _keep_peer(p, {"source": (8, 12, 16, 20), "dest": (24, 28, 32, 36)}.get(peer, ()))
     p.op(_LD_B_IND, _LL + 2 + 6)
     p.op(_ST, _SCRATCH_NEXT)
     _add_to_x(p, 2 + 40)
-    for depth in range(_IPV6_EXTENSIONS):
+    for depth in range(0 if fixed_only else _IPV6_EXTENSIONS):
         p.op(_LD_MEM, _SCRATCH_NEXT)
         p.jump(_JEQ, _FRAGMENT, f"fragment{depth}")
         for extension in (_HOP_BY_HOP, _ROUTING, _DEST_OPTIONS):
@@ -384,10 +395,7 @@ def _ipv6(p: Program, peer: str) -> None:
         p.goto(f"next{depth}")
         p.label(f"later{depth}")
         p.op(_LD_B_IND, _LL)
-        p.op(_ST, _SCRATCH_NEXT)
-        _add_to_x(p, 8)
-        p.op(_LD_MEM, _SCRATCH_NEXT)
-        p.goto("ipv4_fragment")
+        p.goto("fragment")
         p.label(f"extension{depth}")
         p.op(_LD_B_IND, _LL)
         p.op(_ST, _SCRATCH_NEXT)

@@ -6,7 +6,6 @@ from __future__ import annotations
 _VLAN = (0x8100, 0x88A8)
 _IPV4, _IPV6, _ARP = 0x0800, 0x86DD, 0x0806
 _TCP, _UDP = 6, 17
-_FRAGMENT, _EXTENSIONS = 44, (0, 43, 60)
 _SYN, _ACK = 0x02, 0x10
 ARP_PROTOCOL = 256  # beyond IP's protocol numbers
 
@@ -46,12 +45,13 @@ def parse(frame: bytes) -> Header | None:
 def _ipv4(frame: bytes, at: int) -> Header | None:
     if len(frame) < at + 20:
         return None
-    size = (frame[at] & 0x0F) * 4
-    if size < 20:
+    words = frame[at] & 0x0F
+    if words < 5:
         return None
     header = Header(frame[at + 12 : at + 16], frame[at + 16 : at + 20], frame[at + 9])
-    if not int.from_bytes(frame[at + 6 : at + 8], "big") & 0x1FFF:
-        _ports(header, frame, at + size)
+    # Behind options the kernel lets nothing through; in a later fragment there are no ports.
+    if words == 5 and not int.from_bytes(frame[at + 6 : at + 8], "big") & 0x1FFF:
+        _ports(header, frame, at + 20)
     return header
 
 
@@ -59,21 +59,7 @@ def _ipv6(frame: bytes, at: int) -> Header | None:
     if len(frame) < at + 40:
         return None
     header = Header(frame[at + 8 : at + 24], frame[at + 24 : at + 40], frame[at + 6])
-    at += 40
-    for _ in range(3):
-        if len(frame) < at + 8:
-            break
-        if header.protocol == _FRAGMENT:
-            header.protocol = frame[at]
-            if int.from_bytes(frame[at + 2 : at + 4], "big") & 0xFFF8:
-                return header
-            at += 8
-        elif header.protocol in _EXTENSIONS:
-            header.protocol = frame[at]
-            at += (frame[at + 1] + 1) * 8
-        else:
-            break
-    _ports(header, frame, at)
+    _ports(header, frame, at + 40)
     return header
 
 

@@ -21,7 +21,7 @@ MAX_PEERS = 512
 TOP = 8
 _WORD = 0xFFFFFFFF
 # Below this many addresses in the slice its estimate is noise.
-_FEW = 16
+_FEW = 8
 _MAIN_PORT = 0.25  # votes for a port, of a peer's packets, that make it the peer's port
 
 

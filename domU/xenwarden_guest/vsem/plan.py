@@ -1,0 +1,63 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""How much to sample: from what a sampler saw to its next plan; pure."""
+
+from __future__ import annotations
+
+from xenwarden_guest.vsem.bpf import Plan
+
+# Sampled packets per second of one direction that are worth their CPU time, by level.
+BUDGET_PPS = {1: 80.0, 2: 200.0}
+# Parts of it: SYNs by chance, other packets by chance, and the slice of addresses, whose size decides how
+# well distinct peers are counted.
+_SYN_PART, _OTHER_PART, _SLICE_PART = 0.25, 0.25, 0.5
+_MOST = 20
+# Steps of the slice's shift: wider while it shows little, narrower and elsewhere when a loud peer is in it.
+_WIDEN, _NARROW = 3, 2
+
+
+class Seen:
+    """What a sampler and the counters beside it saw since the last plan."""
+
+    __slots__ = ("in_slice_pps", "pps", "syn_pps")
+
+    def __init__(self, pps: float, syn_pps: float, in_slice_pps: float) -> None:
+        self.pps = pps
+        self.syn_pps = syn_pps
+        self.in_slice_pps = in_slice_pps  # samples whose address is in the slice, lost ones made up for
+
+
+def next_plan(plan: Plan, seen: Seen, budget_pps: float, new_salt: int) -> Plan:
+    """Return the plan that keeps to the budget; unchanged where the difference is not worth a new filter."""
+    slice_pps = budget_pps * _SLICE_PART
+    if seen.pps <= (budget_pps if plan.takes_all else budget_pps / 2):
+        return plan if plan.takes_all else Plan(new_salt)
+    even = max(1, _shift_for(seen.pps, slice_pps))  # right for traffic spread evenly over addresses
+    slice_shift = plan.slice_shift
+    salt = plan.salt
+    if plan.takes_all:
+        slice_shift = even
+    elif seen.in_slice_pps > 2 * slice_pps:
+        slice_shift = min(max(slice_shift, even), slice_shift + _NARROW)
+        salt = new_salt
+    elif seen.in_slice_pps < slice_pps / 2:
+        slice_shift = max(1, slice_shift - min(_WIDEN, _shift_for(slice_pps, max(seen.in_slice_pps, 1.0))))
+    return Plan(
+        salt,
+        _settle(plan.shift, _shift_for(seen.pps - seen.syn_pps, budget_pps * _OTHER_PART)),
+        _settle(plan.syn_shift, _shift_for(seen.syn_pps, budget_pps * _SYN_PART)),
+        slice_shift,
+    )
+
+
+def _shift_for(pps: float, budget_pps: float) -> int:
+    """Return k where one in 2^k of `pps` is within the budget."""
+    shift = 0
+    while pps > budget_pps and shift < _MOST:
+        pps /= 2
+        shift += 1
+    return shift
+
+
+def _settle(now: int, wanted: int) -> int:
+    """Keep the shift while it is right or one too careful: rates near a border would change it each time."""
+    return now if now - 1 <= wanted <= now else wanted

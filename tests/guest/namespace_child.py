@@ -1,0 +1,170 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""Run inside a fresh network and mount namespace by test_guest_kernel.py; prints one JSON object."""
+
+from __future__ import annotations
+
+import base64
+import json
+import random
+import socket
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import frames
+
+from xenwarden_guest.collectors import Roots, interfaces
+from xenwarden_guest.vsem import bpf
+from xenwarden_guest.vsem.monitor import Monitor
+from xenwarden_guest.vsem.sockets import ClassCounter, HeaderSampler
+
+MAC_HERE, MAC_THERE = "02:00:00:00:00:01", "02:00:00:00:00:02"
+
+
+def ip(*words: str) -> None:
+    """Run the command."""
+    subprocess.run(["ip", *words], check=True)
+
+
+def raw(device: str) -> socket.socket:
+    """Return a socket that sends whole frames."""
+    sock = socket.socket(socket.AF_PACKET, socket.SOCK_RAW, 0)
+    sock.bind((device, 0))
+    return sock
+
+
+def interface(name: str, *, bridge: bool = False) -> interfaces.Interface:
+    """Return the interface as the agent finds it."""
+    found = interfaces.read(Roots(), [name])[0]
+    return interfaces.Interface(
+        name, found.index, found.address, ethernet=True, enslaved=False, bridge=bridge, device=False
+    )
+
+
+def each_frame() -> dict[str, object]:
+    """Send and receive every frame; return classes counted and all bytes that reached user space."""
+    here = interface("here")
+    counter = ClassCounter(here)
+    samplers = {
+        "sent": HeaderSampler(here, bpf.Plan(1), outgoing=True),
+        "received": HeaderSampler(here, bpf.Plan(1), outgoing=False),
+    }
+    sockets = {"sent": raw("here"), "received": raw("there")}
+    out: dict[str, object] = {}
+    for name, (frame, _kind) in frames.FRAMES.items():
+        for way in ("sent", "received"):
+            counter.read()
+            sockets[way].send(frame)
+            classes = dict(zip(bpf.CLASSES, counter.read(), strict=True))
+            headers = samplers[way].read()
+            rings = b"".join(bytes(sampler._ring or b"") for sampler in samplers.values())
+            out[f"{name}/{way}"] = {
+                "classes": {key: count for key, count in classes.items() if count and key != "other"},
+                "headers": [base64.b64encode(header).decode() for header in headers],
+                "leaked": frames.PAYLOAD[:8] in rings,
+            }
+    return out
+
+
+def flood(distinct: int, seed: int) -> dict[str, object]:
+    """Send a flood among bulk for four looks; return truth and estimates."""
+    source = random.Random(seed)  # noqa: S311  repeatable
+    monitor = Monitor(Roots(), management=False)
+    monitor.find_interfaces()
+    monitor.look(0.0)
+    out = raw("here")
+    bulk = frames.ethernet(frames.V4, frames.ipv4(6, frames.tcp(frames.ACK)))
+    truth: set[bytes] = set()
+    sent = 0
+    for _look in range(5):
+        for _ in range(600):
+            address = source.randrange(distinct).to_bytes(3, "big")
+            truth.add(address)
+            out.send(
+                frames.ethernet(frames.V4, frames.ipv4(6, frames.tcp(frames.SYN), dest=b"\x0a" + address))
+            )
+            out.send(bulk)
+            sent += 2
+        monitor.look(1.0)
+    signals, top, _sources = monitor.finish(5.0)
+    monitor.close()
+    return {
+        "syns": 3000 / 5,
+        "syns_counted": signals["tx_syn_pps"],
+        "sent": sent / 5,
+        "counted": signals["tx_pps"],
+        "dests": len(truth) + 1,
+        "dests_estimated": signals["tx_dests"],
+        "top_share": signals["tx_top_share"],
+        "top": top[0].split(",")[0],
+    }
+
+
+def down_and_up() -> dict[str, object]:
+    """Take the interface down and up again; return what the monitor says each time."""
+    monitor = Monitor(Roots(), management=False)
+    monitor.find_interfaces()
+    monitor.look(0.0)
+    frame, _kind = frames.FRAMES["tcp4 syn"]
+    out: dict[str, object] = {}
+    ip("link", "set", "here", "down")
+    monitor.look(1.0)
+    out["failed_while_down"] = sorted(monitor.failed)
+    monitor.finish(1.0)
+    ip("link", "set", "here", "up")
+    monitor.find_interfaces()
+    monitor.look(1.0)
+    monitor.finish(1.0)
+    raw("here").send(frame)
+    monitor.look(1.0)
+    signals, _dests, _sources = monitor.finish(1.0)
+    out["syns_after"] = signals.get("tx_syn_pps")
+    out["failed_after"] = sorted(monitor.failed)
+    return out
+
+
+def main() -> None:
+    """Print the result of the check that is named."""
+    subprocess.run(["mount", "-t", "sysfs", "sysfs", "/sys"], check=True)
+    Path("/proc/sys/net/ipv6/conf/default/disable_ipv6").write_text("1")
+    ip(
+        "link",
+        "add",
+        "here",
+        "address",
+        MAC_HERE,
+        "type",
+        "veth",
+        "peer",
+        "name",
+        "there",
+        "address",
+        MAC_THERE,
+    )
+    result: object
+    if sys.argv[1] == "frames":
+        ip("link", "set", "here", "arp", "off", "up")
+        ip("link", "set", "there", "arp", "off", "up")
+        time.sleep(0.05)
+        result = each_frame()
+    else:
+        # The far end goes to a namespace of its own, so that it is no interface of "the VM".
+        with subprocess.Popen(["unshare", "-n", "sh", "-c", "echo; read x"], stdin=-1, stdout=-1) as far:
+            assert far.stdout is not None
+            far.stdout.readline()
+            ip("link", "set", "there", "netns", str(far.pid))
+            subprocess.run(
+                ["nsenter", "-t", str(far.pid), "-n", "ip", "link", "set", "there", "up"], check=True
+            )
+            ip("link", "set", "here", "arp", "off", "up")
+            if sys.argv[1] == "flood":
+                result = [flood(int(sys.argv[2]), seed) for seed in range(int(sys.argv[3]))]
+            else:
+                result = down_and_up()
+            far.communicate(b"\n")
+    json.dump(result, sys.stdout)
+
+
+if __name__ == "__main__":
+    main()

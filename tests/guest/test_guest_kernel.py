@@ -1,0 +1,92 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""The kernel's side of VSEM, on real frames between two interfaces in a namespace (root only)."""
+
+from __future__ import annotations
+
+import base64
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import frames
+import pytest
+
+ROOT = Path(__file__).parents[2]
+
+
+def in_namespace(*arguments: str) -> Any:
+    if os.geteuid():
+        if os.environ.get("CI"):
+            pytest.fail("needs root")
+        pytest.skip("needs root")
+    environment = {**os.environ, "PYTHONPATH": f"{ROOT}/domU:{ROOT}/xenstore"}
+    child = subprocess.run(
+        ["unshare", "-n", "-m", sys.executable, Path(__file__).with_name("namespace_child.py"), *arguments],
+        env=environment,
+        stdout=subprocess.PIPE,
+        check=True,
+    )
+    return json.loads(child.stdout)
+
+
+@pytest.fixture(scope="module")
+def seen() -> Any:
+    return in_namespace("frames")
+
+
+WAYS = ("sent", "received")
+
+
+@pytest.mark.parametrize("way", WAYS)
+@pytest.mark.parametrize("name", frames.FRAMES)
+def test_the_kernel_counts_each_frame_in_its_class(seen: Any, name: str, way: str) -> None:
+    _frame, kind = frames.FRAMES[name]
+    counted = kind != "other" and (kind, way) != ("arp", "received")
+    direction = "tx" if way == "sent" else "rx"
+    assert seen[f"{name}/{way}"]["classes"] == ({f"{direction}_{kind}": 1} if counted else {})
+
+
+@pytest.mark.parametrize("way", WAYS)
+@pytest.mark.parametrize("name", frames.FRAMES)
+def test_no_payload_arrives_in_user_space(seen: Any, name: str, way: str) -> None:
+    found = seen[f"{name}/{way}"]
+    assert not found["leaked"]
+    for header in found["headers"]:
+        raw = base64.b64decode(header)
+        assert b"SECRET" not in raw
+        assert frames.PAYLOAD[:2] not in raw
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_headers_do_arrive(seen: Any, way: str) -> None:
+    with_peer = [
+        name
+        for name in frames.FRAMES
+        if name not in ("lldp", "made-up type", "ipv4 no header", "ipv4 short header")
+    ]
+    assert [name for name in with_peer if not seen[f"{name}/{way}"]["headers"]] == []
+
+
+def test_a_flood_to_one_destination_is_counted_exactly_and_named() -> None:
+    (found,) = in_namespace("flood", "1", "1")
+    assert found["syns_counted"] == found["syns"]
+    assert found["counted"] == found["sent"]
+    assert found["dests_estimated"] == found["dests"]
+
+
+def test_many_destinations_are_estimated_from_the_sample() -> None:
+    for found in in_namespace("flood", "4000", "5"):
+        assert found["syns_counted"] == found["syns"]
+        assert found["dests"] / 2 < found["dests_estimated"] < found["dests"] * 2
+        assert found["top"] == "198.51.100.7"
+        assert 0.3 < found["top_share"] < 0.7
+
+
+def test_an_interface_that_is_down_is_nothing_missing_and_counts_again_when_up() -> None:
+    found = in_namespace("flap")
+    assert found["failed_while_down"] == []
+    assert found["syns_after"] == 1.0
+    assert found["failed_after"] == []
