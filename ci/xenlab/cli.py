@@ -15,6 +15,7 @@ from xenlab import accel, keep, layers, load, progress, results, runner, shell, 
 from xenlab.errors import LabError, ScenarioError
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from types import FrameType
 
 SCENARIOS = store.REPO / "ci" / "scenarios"
@@ -30,10 +31,15 @@ How to write a scenario: ci/README.md"""
 def main(argv: list[str] | None = None) -> int:
     """Run the command line and return the exit status."""
     arguments = _parser().parse_args(argv)
+    return guarded(lambda: arguments.do(arguments))
+
+
+def guarded(do: Callable[[], int]) -> int:
+    """Call `do` and return its exit status; failures become sentences, signals a clean end."""
     signal.signal(signal.SIGTERM, _terminated)
     signal.signal(signal.SIGHUP, _terminated)
     try:
-        status: int = arguments.do(arguments)
+        return do()
     except ScenarioError as e:
         sys.stderr.write(f"{e.message}\n")
         return 2
@@ -47,7 +53,6 @@ def main(argv: list[str] | None = None) -> int:
     except KeyboardInterrupt:
         sys.stderr.write("ci/lab: interrupted; the machine is down and nothing is left behind\n")
         return 130
-    return status
 
 
 def _terminated(number: int, _frame: FrameType | None) -> NoReturn:
@@ -73,7 +78,7 @@ def _parser() -> argparse.ArgumentParser:
     run.add_argument("--json", type=Path, metavar="FILE", help="write the result; several scenarios: a list")
     run.add_argument("--junit", type=Path, metavar="FILE", help="write the result as JUnit XML")
     run.add_argument("--keep", action="store_true", help="leave the last machine running for `ci/lab shell`")
-    _add_accel(run)
+    add_accel(run)
     run.set_defaults(do=_run)
 
     listing = verbs.add_parser("list", help="list the scenarios of ci/scenarios")
@@ -83,7 +88,7 @@ def _parser() -> argparse.ArgumentParser:
     sh.add_argument(
         "scenario", nargs="?", type=Path, metavar="SCENARIO.yaml", help="whose host and guests to boot"
     )
-    _add_accel(sh)
+    add_accel(sh)
     sh.set_defaults(do=_shell)
 
     clean = verbs.add_parser("clean", help="end a kept machine, remove images and snapshots")
@@ -91,7 +96,8 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
-def _add_accel(parser: argparse.ArgumentParser) -> None:
+def add_accel(parser: argparse.ArgumentParser) -> None:
+    """Add `--accel` to a command that boots a machine."""
     parser.add_argument(
         "--accel",
         choices=("auto", "tcg", "kvm"),

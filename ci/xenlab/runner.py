@@ -150,7 +150,8 @@ class Runner:
         self._outcome.steps.append(record)
         action = next(a for a in ("run", "until", "stop", "wait", "pause", "reboot") if a in step)
         what = step[action] if isinstance(step[action], str) else json.dumps(step[action])
-        progress.say(f"t={t_s:.1f}  {where}: {action} {' '.join(what.split())[:90]}")
+        told = step.get("say") or f"{where}: {action} {' '.join(what.split())[:90]}"
+        progress.say(f"t={t_s:.1f}  {told}")
         record.update({"action": action, "what": what})
         handlers = {
             "run": self._run,
