@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import pytest
 from limits_harness import CAP, RATE, SYN, UDP, VM, Host
 
-from xenwarden_host.errors import LimitError
+from xenwarden_host.errors import HypervisorError, LimitError
 from xenwarden_host.libxl.fake import DOM0_UUID
 from xenwarden_host.records import LimitState, PacketClass
 
@@ -286,3 +286,24 @@ def test_what_is_no_limit_is_refused(host: Host, key: LimitKey, value: int, owne
     with pytest.raises(LimitError):
         host.want(key, value, owner)
     assert host.engine.status() == []
+
+
+def test_a_write_that_was_refused_but_done_is_still_ours(host: Host, monkeypatch: pytest.MonkeyPatch) -> None:
+    real = host.xen.set_sched_params
+
+    def done_but_refused(domid: int, *, weight: int | None = None, cap: int | None = None) -> None:
+        real(domid, weight=weight, cap=cap)
+        raise HypervisorError("no answer", "ERROR_TIMEDOUT")
+
+    host.want(CAP, 20)
+    with monkeypatch.context() as patch:
+        patch.setattr(host.xen, "set_sched_params", done_but_refused)
+        host.tick()
+    host.want(CAP, 30)
+    host.xen.refuse.add("set_sched_params")
+    host.tick()
+    host.tick()
+    host.xen.refuse.clear()
+    host.engine.lift_all(VM)
+    host.tick()
+    assert host.cap == 0
