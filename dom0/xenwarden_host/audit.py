@@ -64,7 +64,9 @@ class Audit:
             "id": None, "unix_s": unix_s, "mono_s": mono_s, "event": event, "uuid": uuid, "name": name,
             "who": who, "text": text, "data": data,
         }  # fmt: skip
-        fields = {"event": event, "vm": name, "uuid": uuid, "who": who, **data, "text": text}
+        # Evidence is in the sentence already, and in the database in full.
+        plain = {key: value for key, value in data.items() if key != "evidence"}
+        fields = {"event": event, "vm": name, "uuid": uuid, "who": who, **plain, "text": text}
         log.log(level, "%s", logfmt({key: value for key, value in fields.items() if value not in ("", None)}))
         try:
             entry["id"] = self._database.add_audit(
@@ -89,9 +91,7 @@ def _logfmt_value(value: Any) -> str:
         return "true" if value else "false"
     if isinstance(value, float):
         return f"{value:.6g}"
-    if isinstance(value, (list, tuple, dict)):
-        return json.dumps(json.dumps(value))
-    text = str(value)
+    text = ",".join(map(str, value)) if isinstance(value, (list, tuple)) else str(value)
     plain = text.isascii() and text.isprintable() and text and not set(text) & set(' "=\\')
     return text if plain else json.dumps(text)
 

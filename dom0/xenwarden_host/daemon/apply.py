@@ -45,6 +45,7 @@ class Applier:
         self._wanted: dict[tuple[str, LimitKey], tuple[int, str]] = {}  # HSEM's: value, why
         self._told: dict[tuple[str, LimitKey], tuple[LimitState, int]] = {}
         self._taken_over: set[str] = set()  # VMs of which nothing of an earlier daemon is left
+        self.asked: dict[str, int] = {}  # questions to VREM that are not answered yet
         self.ordered: dict[str, Level] = {}
         self.killed = False
 
@@ -66,6 +67,7 @@ class Applier:
             case LiftLimit():
                 self._lift(action, name)
             case Ask():
+                self.asked[action.uuid] = action.ask_id
                 if guest is not None:
                     guest.down.want(paths.DOWN_ASK, {"id": str(action.ask_id), "what": "reliability"})
                 self._record("ask", action.uuid, name, f"{name} asked how reliable it runs", id=action.ask_id)

@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from xenwarden_host.limits.journal import Journal
     from xenwarden_host.policy.model import Policy
     from xenwarden_host.protocols import Clock
-    from xenwarden_host.records import DomainInfo
+    from xenwarden_host.records import DomainInfo, VmView
 
 log = logging.getLogger("xenwarden")
 
@@ -176,6 +176,7 @@ class Warden:
     def _decide(self, now_s: float, vms: dict[str, Guest]) -> None:
         snapshot = self._snapshot(now_s, vms)
         for view in snapshot.vms:
+            self._note_answer(view)
             self._note_level(view.uuid, view.name, reported=view.report.level if view.report else 1)
         actions = self.hsem.decide(snapshot)
         self.applier.apply(actions, vms)
@@ -208,6 +209,24 @@ class Warden:
                 name=name,
                 to=int(level),
             )
+
+    def _note_answer(self, view: VmView) -> None:
+        """Note an answer of VREM's that is new; one to a question that was not asked is none."""
+        answer = view.answer
+        asked = self.applier.asked.get(view.uuid)
+        if answer is None or answer.ask_id != asked:
+            return
+        del self.applier.asked[view.uuid]
+        near = f"close to its maximum in {answer.near_max} of {answer.near_max_of} intervals"
+        self.audit.record(
+            "answer",
+            who=audit.DAEMON,
+            text=f"{view.name} answered: load {answer.load_pct:.0f} %, {near}",
+            uuid=view.uuid,
+            name=view.name,
+            id=answer.ask_id,
+            load_pct=answer.load_pct,
+        )
 
     def _reconcile(self, vms: dict[str, Guest]) -> None:
         if self.applier.killed:

@@ -68,6 +68,12 @@ class Guest:
             return {}
         return dict(messages.parse(raw, node.rpartition("/")[2]).fields)
 
+    def stop_agent(self) -> FakeGuest:
+        """End the agent and return its connection."""
+        connection, self.connection = self.connection, None
+        assert connection is not None
+        return connection
+
     def step(self, now_s: float) -> None:
         """Do what the agent would do now."""
         if self.connection is None:
@@ -210,10 +216,29 @@ class World:
     def _count(self, guest: Guest) -> None:
         """Advance dom0's counters of the guest's vif; tx of the device is what the guest receives."""
         statistics = self.sys_root / f"class/net/vif{guest.domid}.0/statistics"
-        statistics.mkdir(parents=True, exist_ok=True)
-        for name in ("rx_packets", "rx_bytes", "tx_packets", "tx_bytes", "tx_dropped", "rx_dropped"):
-            guest.counters[name] = guest.counters.get(name, 0.0) + guest.vif.get(name, 0.0) * STEP_S
-            (statistics / name).write_text(f"{int(guest.counters[name])}\n")
+        if not guest.counters:
+            statistics.mkdir(parents=True, exist_ok=True)
+        for name in ("rx_packets", "rx_bytes", "tx_packets", "tx_bytes", "tx_dropped"):
+            if name not in guest.counters or name in guest.vif:
+                guest.counters[name] = guest.counters.get(name, 0.0) + guest.vif.get(name, 0.0) * STEP_S
+                (statistics / name).write_text(f"{int(guest.counters[name])}\n")
+
+    def nodes(self) -> int:
+        """Return how many nodes XenStore holds."""
+        waiting, count = [self.store.tree.root], 0
+        while waiting:
+            count += 1
+            waiting.extend(waiting.pop().children.values())
+        return count
+
+    def migrate(self, guest: Guest) -> None:
+        """Move the guest on this host: another domid, a new vif without rate, its agent goes on."""
+        old = guest.domid
+        guest.domid = self.hypervisor.renumber(old)
+        self.vifs.renumber(old, guest.domid)
+        self.store.remove_domain(old)
+        guest.connection = self.store.guest(guest.domid)
+        guest.counters.clear()
 
     # --- the operator ------------------------------------------------------------------------------
 
