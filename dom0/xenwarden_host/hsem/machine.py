@@ -113,9 +113,10 @@ class Machine:
             outcome = rule.raises(turn.sight, latch)
             if outcome is None:
                 vm.streaks.pop(spec.name, None)
-                vm.told.pop(spec.name, None)
-                if spec.distrust:
-                    vm.distrusted = False
+                if not rule.is_blind(turn.sight):
+                    vm.told.pop(spec.name, None)
+                    if spec.distrust:
+                        vm.distrusted = False
                 continue
             streak = vm.streaks.setdefault(spec.name, Streak(now_s, 0))
             streak.count += 1

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
     from xenwarden_host.hsem.state import Vm
+    from xenwarden_host.hsem.traffic import Step, Traffic
     from xenwarden_host.policy.model import Neighbours
     from xenwarden_host.records import VmView
 
@@ -44,9 +45,13 @@ class Host:
         sender = self._vms[uuid].traffic
         flows = []
         for other, view in self._views.items():
-            if other != uuid and (step := floods(sender, self._vms[other].traffic, self._policy)):
-                flows.append(Flow(other, view.name, step))
+            receiver = self._vms[other].traffic
+            if other != uuid and (step := floods(sender, receiver, self._policy)):
+                flows.append(Flow(other, view.name, step, ended=self._ended(step, receiver)))
         return flows
+
+    def _ended(self, step: Step, receiver: Traffic) -> bool:
+        return receiver.latest_rx_pps() <= step.base_pps + self._policy.fell_to * step.rise_pps
 
     def flooders(self, uuid: str) -> list[Flow]:
         """Return the suspects that flood this VM, or did since its case was opened."""
@@ -54,7 +59,6 @@ class Host:
         known = vm.case.flooders if vm.case is not None else {}
         if not self._suspects:
             return []
-        latest = vm.traffic.latest_rx_pps()
         flows = []
         for other, convicted in self._suspects:
             if other == uuid:
@@ -66,7 +70,7 @@ class Host:
                     continue
                 flow = Flow(other, self._views[other].name, step)
             flow.convicted = convicted
-            flow.ended = latest <= flow.step.base_pps + self._policy.fell_to * flow.step.rise_pps
+            flow.ended = self._ended(flow.step, vm.traffic)
             flows.append(flow)
         return flows
 

@@ -27,13 +27,14 @@ class Outcome(NamedTuple):
 class Rule:
     """One rule of the policy."""
 
-    __slots__ = ("_convicts", "_raises", "by_report", "spec")
+    __slots__ = ("_convicts", "_raises", "_reads", "by_report", "spec")
 
     def __init__(self, spec: RuleSpec) -> None:
         self.spec = spec
         self._raises = [[make(item) for item in group] for group in spec.raises]
         self._convicts = [[make(item) for item in group] for group in spec.convicts]
         # A rule that reads what the agent says is asked when it has said something.
+        self._reads = {signal for group in self._raises for item in group for signal in item.signals}
         self.by_report = any(
             SIGNALS[signal][0] != HREM
             for group in (*self._raises, *self._convicts)
@@ -44,6 +45,10 @@ class Rule:
     def raises(self, sight: Sight, latch: Latch | None = None) -> Outcome | None:
         """Return what puts the VM under suspicion now; None where nothing does."""
         return self._ask(self._raises, sight, latch)
+
+    def is_blind(self, sight: Sight) -> bool:
+        """Tell whether a limit of ours corrupts what the rule would see: that it does not fire says little."""
+        return not sight.masked.isdisjoint(self._reads)
 
     def tries(self, sight: Sight) -> Outcome | None:
         """Return what the VM still does, for one that is limited: what the limit corrupts is left out."""

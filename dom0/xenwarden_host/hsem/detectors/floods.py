@@ -1,8 +1,10 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
 """What this VM sends arrives at another VM of this host, by dom0's counters.
 
-No arguments; the policy's `neighbours` says what is close enough.
-Fires if another VM's received packets rise when this one's sent packets do, by as much, of the same size.
+Arguments: `held` (false). The policy's `neighbours` says what is close enough.
+Fires if another VM's received packets rose when this one's sent packets did, by as much, of the same
+size. If `held`, only once that rise is gone again: what this VM goes on to send no longer arrives,
+so it is of the kind that our limits hold back: requests, no answers.
 """
 
 from __future__ import annotations
@@ -21,15 +23,17 @@ class Floods:
     """The far end is next door."""
 
     def __init__(self, arguments: Mapping[str, Any]) -> None:
-        del arguments
+        self._held: bool = arguments.get("held", False)
         self.signals: tuple[str, ...] = ()
 
     def check(self, sight: Sight) -> Hit | None:
         """Return the hit where it fires on what is seen now."""
-        flows = sight.host.victims(sight.vm.uuid)
+        flows = [flow for flow in sight.host.victims(sight.vm.uuid) if flow.ended or not self._held]
         if not flows:
             return None
         most = max(flows, key=lambda flow: flow.step.rise_pps)
         step = most.step
         text = f"as it began, {most.name} received {amount(step.rise_pps)}/s more packets of the same size"
+        if self._held:
+            text += ", which the limits on requests now hold back"
         return Hit(sight.evidence("vif_rx_pps", step.rise_pps, step.base_pps, text))
