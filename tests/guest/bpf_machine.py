@@ -14,7 +14,7 @@ def decode(code: bytes) -> list[tuple[int, int, int, int]]:
     return list(struct.iter_unpack("=HBBI", code))
 
 
-def run(  # noqa: C901, PLR0912, PLR0915  a case for each instruction
+def run(  # noqa: PLR0915  a case for each instruction
     code: bytes, frame: bytes, packet_type: int, random: int = 0
 ) -> int:
     """Return what the program returns; a load beyond the frame ends it with 0."""

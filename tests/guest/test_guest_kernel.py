@@ -78,11 +78,14 @@ def test_a_flood_to_one_destination_is_counted_exactly_and_named() -> None:
 
 
 def test_many_destinations_are_estimated_from_the_sample() -> None:
-    for found in in_namespace("flood", "4000", "5"):
+    runs = in_namespace("flood", "4000", "5")
+    for found in runs:
         assert found["syns_counted"] == found["syns"]
-        assert found["dests"] / 2 < found["dests_estimated"] < found["dests"] * 2
         assert found["top"] == "198.51.100.7"
         assert 0.3 < found["top_share"] < 0.7
+    # Chance may have a loud peer hit the slice in one run, hardly in most.
+    ratios = sorted(found["dests_estimated"] / found["dests"] for found in runs)
+    assert 0.7 < ratios[2] < 1.4
 
 
 def test_an_interface_that_is_down_is_nothing_missing_and_counts_again_when_up() -> None:

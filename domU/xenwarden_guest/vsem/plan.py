@@ -39,8 +39,12 @@ def next_plan(plan: Plan, seen: Seen, budget_pps: float, new_salt: int) -> Plan:
     elif seen.in_slice_pps > 2 * slice_pps:
         slice_shift = min(max(slice_shift, even), slice_shift + _NARROW)
         salt = new_salt
-    elif seen.in_slice_pps < slice_pps / 2:
-        slice_shift = max(1, slice_shift - min(_WIDEN, _shift_for(slice_pps, max(seen.in_slice_pps, 1.0))))
+    else:
+        # As much wider as what it shows leaves room for.
+        room = 0
+        while room < _WIDEN and max(seen.in_slice_pps, 1.0) * (2 << room) <= slice_pps:
+            room += 1
+        slice_shift = max(1, slice_shift - room)
     return Plan(
         salt,
         _settle(plan.shift, _shift_for(seen.pps - seen.syn_pps, budget_pps * _OTHER_PART)),

@@ -1,0 +1,254 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""Each collector's parser on what real kernels print, and on garbage; each collector without its file."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from xenwarden_guest.collectors import (
+    Roots,
+    Unparsable,
+    diskstats,
+    gather,
+    interfaces,
+    interrupts,
+    meminfo,
+    netdev,
+    pressure,
+    snmp,
+    stat,
+    xen,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from pathlib import Path
+
+SNMP = b"""\
+Ip: Forwarding DefaultTTL InReceives InHdrErrors InAddrErrors ForwDatagrams InUnknownProtos InDiscards
+Ip: 2 64 38022 0 0 0 0 0
+Icmp: InMsgs InErrors InCsumErrors InDestUnreachs InTimeExcds InParmProbs InSrcQuenchs InRedirects
+Icmp: 1001 0 0 1001 4 0 0 0
+IcmpMsg: InType3 OutType3
+IcmpMsg: 1001 1000
+Tcp: RtoAlgorithm RtoMin RtoMax MaxConn ActiveOpens PassiveOpens AttemptFails EstabResets CurrEstab InSegs \
+OutSegs RetransSegs InErrs OutRsts InCsumErrors
+Tcp: 1 200 120000 -1 273 2 9 0 0 35435 19066 31 0 143 0
+Udp: InDatagrams NoPorts InErrors OutDatagrams RcvbufErrors SndbufErrors InCsumErrors IgnoredMulti MemErrors
+Udp: 586 1000 20 1588 7 300 0 0 0
+UdpLite: InDatagrams NoPorts InErrors OutDatagrams RcvbufErrors SndbufErrors InCsumErrors
+UdpLite: 0 0 5 0 0 0 0
+"""
+SNMP6 = b"""\
+Ip6InReceives                   \t12
+Icmp6InDestUnreachs             \t50
+Icmp6InTimeExcds                \t6
+Udp6InErrors                    \t7000
+Udp6SndbufErrors                \t80000
+UdpLite6InErrors                \t1
+"""
+NETDEV = b"""\
+Inter-|   Receive                                                |  Transmit
+ face |bytes    packets errs drop fifo frame compressed multicast|\
+bytes    packets errs drop fifo colls carrier compressed
+    lo:  887193    2029    0    0    0     0    0    0   887193    2029    0    0    0     0    0    0
+  eth0:1470275983   36009    0    1    0     0    0    0  1837357   19640    0    7    0     0    0    0
+"""
+STAT = b"""\
+cpu  1000 20 300 5000 400 0 5 70 11 0
+cpu0 600 10 150 2500 200 0 5 35 11 0
+cpu1 400 10 150 2500 200 0 0 35 0 0
+intr 3164033 0 0 0 1
+ctxt 8747937
+btime 1763886000
+processes 12345
+procs_running 3
+procs_blocked 0
+softirq 2047 0 1 2 3
+"""
+MEMINFO = b"""\
+MemTotal:        2000000 kB
+MemFree:          100000 kB
+MemAvailable:    1500000 kB
+Buffers:           10000 kB
+SwapCached:            0 kB
+SwapTotal:        500000 kB
+SwapFree:         400000 kB
+HugePages_Total:       0
+"""
+DISKSTATS = b"""\
+ 202       0 xvda 100 5 2000 10 50 6 1000 20 0 30 40 7 0 0 0 3 9
+ 202       1 xvda1 90 5 1900 10 50 6 1000 20 0 30 40 7 0 0 0 0 0
+ 254       0 vda 10 0 10 0 10 0 10 0 0 0 0 0 0 0 0 0 0
+   7       0 loop0 1000 0 99999 0 0 0 0 0 0 0 0 0 0 0 0 0 0
+"""
+PRESSURE = b"""\
+some avg10=0.12 avg60=0.40 avg300=1.01 total=123456
+full avg10=0.00 avg60=0.00 avg300=0.00 total=99
+"""
+# As Linux 6.1 prints them in a PV guest with two vCPUs.
+INTERRUPTS = b"""\
+           CPU0       CPU1
+  1:       8000          0  xen-percpu    -virq      timer0
+  3:          0       7000  xen-percpu    -ipi       resched1
+ 16:        352          0   xen-dyn    -event     xenbus
+ 17:         40          1   xen-dyn    -event     hvc_console
+ 18:       1000          2   xen-dyn-lateeoi    -event     blkif
+ 19:       5000          3   xen-dyn-lateeoi    -event     eth0-q0-tx
+NMI:          0          0   Non-maskable interrupts
+HYP:      20000      10000   Hypervisor callback interrupts
+ERR:          0
+"""
+
+PARSERS: list[tuple[Callable[[bytes], Any], bytes]] = [
+    (snmp.parse, SNMP),
+    (snmp.parse6, SNMP6),
+    (netdev.parse, NETDEV),
+    (stat.parse, STAT),
+    (meminfo.parse, MEMINFO),
+    (lambda text: diskstats.parse(text, lambda _name: True), DISKSTATS),
+    (pressure.parse, PRESSURE),
+    (interrupts.parse, INTERRUPTS),
+]
+
+
+def test_tries_to_send_come_from_snmp_and_only_real_errors_count() -> None:
+    assert snmp.parse(SNMP) == {
+        "tcp_opens": 273,
+        "tcp_fails": 9,
+        "tcp_retrans": 31,
+        "udp_errors": 20 + 300 + 1001 + 4,
+    }
+    assert snmp.parse6(SNMP6) == 7000 + 80000 + 50 + 6
+
+
+def test_interfaces_counters_are_read_even_without_space_after_the_colon() -> None:
+    assert netdev.parse(NETDEV)["eth0"] == (1470275983, 36009, 1837357, 19640, 7)
+
+
+def test_cpu_time_is_split_into_busy_steal_and_the_rest() -> None:
+    found = stat.parse(STAT)
+    assert found["cpu_total"] == 1000 + 20 + 300 + 5000 + 400 + 5 + 70
+    assert found["cpu_busy"] == 1000 + 20 + 300 + 5
+    assert found["cpu_steal"] == 70
+    assert (found["cpus"], found["forks"], found["running"]) == (2, 12345, 3)
+
+
+def test_memory_and_pressure() -> None:
+    assert meminfo.parse(MEMINFO) == {
+        "mem_total_kb": 2000000,
+        "mem_available_kb": 1500000,
+        "swap_total_kb": 500000,
+        "swap_free_kb": 400000,
+    }
+    assert pressure.parse(PRESSURE) == 123456
+
+
+def test_disks_count_once_and_only_xen_disks_are_requests_to_the_hypervisor() -> None:
+    found = diskstats.parse(DISKSTATS, lambda name: name in ("xvda", "vda"))
+    assert found == {"disk_bytes": (3000 + 20) * 512, "hv_blk_requests": 100 + 50 + 7 + 3}
+    assert "hv_blk_requests" not in diskstats.parse(DISKSTATS, lambda name: name == "vda")
+
+
+def test_event_channels_of_devices_count_timer_and_ipis_do_not() -> None:
+    assert interrupts.parse(INTERRUPTS) == 352 + 41 + 1002 + 5003
+
+
+def test_a_kernel_without_event_channels_is_a_missing_signal_not_a_zero() -> None:
+    with pytest.raises(Unparsable):
+        interrupts.parse(b"           CPU0\n  1:  5  IO-APIC   1-edge  i8042\n")
+
+
+@pytest.mark.parametrize(("parse", "text"), PARSERS)
+@given(data=st.data())
+def test_garbage_is_refused_or_gives_counters_never_another_error(
+    parse: Callable[[bytes], Any], text: bytes, data: st.DataObject
+) -> None:
+    at = data.draw(st.integers(0, len(text)))
+    damaged = data.draw(
+        st.one_of(
+            st.binary(max_size=300),
+            st.just(text[:at]),
+            st.binary(max_size=12).map(lambda bad: text[:at] + bad + text[at + len(bad) :]),
+        )
+    )
+    try:
+        found = parse(damaged)
+    except Unparsable:
+        return
+    numbers = found.values() if isinstance(found, dict) else [found]
+    for number in numbers:
+        for value in number if isinstance(number, tuple) else (number,):
+            assert isinstance(value, int)
+
+
+def test_each_collector_fails_alone(tmp_path: Path) -> None:
+    proc = tmp_path / "proc"
+    (proc / "net").mkdir(parents=True)
+    (proc / "stat").write_bytes(STAT)
+    (proc / "meminfo").write_bytes(b"\xff\x00 nonsense")
+    found: dict[str, int] = {}
+    collectors = (("stat", stat.collect), ("meminfo", meminfo.collect), ("snmp", snmp.collect))
+    assert gather(collectors, Roots(str(tmp_path)), found) == ["meminfo", "snmp"]
+    assert found["forks"] == 12345
+
+
+def test_no_ipv6_is_nothing_missing(tmp_path: Path) -> None:
+    (tmp_path / "proc" / "net").mkdir(parents=True)
+    (tmp_path / "proc" / "net" / "snmp").write_bytes(SNMP)
+    assert snmp.collect(Roots(str(tmp_path)))["tcp_opens"] == 273
+
+
+def make_interface(root: Path, name: str, *, kind: str = "1", links: tuple[str, ...] = ()) -> None:
+    directory = root / "sys" / "class" / "net" / name
+    directory.mkdir(parents=True)
+    index = len(list(directory.parent.iterdir()))
+    for file, text in (("ifindex", str(index)), ("address", f"02:00:00:00:00:{index:02x}"), ("type", kind)):
+        (directory / file).write_text(text + "\n")
+    for link in links:
+        (directory / link).mkdir()
+
+
+def chosen(root: Path, *, management: bool) -> list[str]:
+    roots = Roots(str(root))
+    found = interfaces.read(roots, interfaces.names(roots))
+    return sorted(interface.name for interface in interfaces.own(found, management=management))
+
+
+def test_in_dom0_neither_guests_interfaces_nor_bridge_ports_count(tmp_path: Path) -> None:
+    make_interface(tmp_path, "lo", kind="772")
+    make_interface(tmp_path, "eth0", links=("device", "master"))
+    make_interface(tmp_path, "eth1", links=("device",))
+    make_interface(tmp_path, "xenbr0", links=("bridge",))
+    make_interface(tmp_path, "vif3.0", links=("device", "master"))
+    make_interface(tmp_path, "vif4.0", links=("device",))  # routed, not bridged
+    make_interface(tmp_path, "vif5.0-emu", links=("master",))
+    make_interface(tmp_path, "tap6.0")
+    assert chosen(tmp_path, management=True) == ["eth1", "xenbr0"]
+
+
+def test_in_a_guest_what_leaves_it_counts_once(tmp_path: Path) -> None:
+    make_interface(tmp_path, "lo", kind="772")
+    make_interface(tmp_path, "eth0", links=("device",))
+    make_interface(tmp_path, "eth1", links=("device", "master"))  # in a bond: its traffic still leaves here
+    make_interface(tmp_path, "bond0")
+    make_interface(tmp_path, "docker0", links=("bridge",))
+    make_interface(tmp_path, "veth1234", links=("master",))
+    make_interface(tmp_path, "wg0", kind="65534")
+    assert chosen(tmp_path, management=False) == ["eth0", "eth1"]
+
+
+def test_where_we_run(tmp_path: Path) -> None:
+    roots = Roots(str(tmp_path))
+    assert not xen.on_xen(roots)
+    (tmp_path / "sys" / "hypervisor").mkdir(parents=True)
+    (tmp_path / "sys" / "hypervisor" / "type").write_text("xen\n")
+    assert xen.on_xen(roots)
+    assert not xen.is_management(roots)
+    (tmp_path / "proc" / "xen").mkdir(parents=True)
+    (tmp_path / "proc" / "xen" / "capabilities").write_text("control_d\n")
+    assert xen.is_management(roots)
