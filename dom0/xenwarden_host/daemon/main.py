@@ -22,9 +22,11 @@ from xenwarden_host.errors import XenwardenError
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from xenwarden_host.protocols import Hypervisor, Store, VifControl
+
 log = logging.getLogger("xenwarden")
 
-_STORE_DEADLINE_S = 2.0  # the loop waits for an answer no longer: ticks must go on
+STORE_DEADLINE_S = 2.0  # the loop waits for an answer no longer: ticks must go on
 CONFIG = Path("/etc/xen/xenwarden.yaml")
 STATE_DIR = Path("/var/lib/xenwarden")
 RUN_DIR = Path("/run/xenwarden")
@@ -61,7 +63,7 @@ def arguments() -> argparse.ArgumentParser:
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the daemon until it is told to stop; return the exit status."""
     options = arguments().parse_args(argv)
-    _log_to_stderr(verbose=options.verbose, debug=options.debug)
+    log_to_stderr(verbose=options.verbose, debug=options.debug)
     try:
         return _run(options)
     except XenwardenError as error:
@@ -79,35 +81,51 @@ def _run(options: argparse.Namespace) -> int:
     from xenwarden_host.libxl.xenlight import Xenlight  # noqa: PLC0415  likewise: it needs the compiled binding
     from xenwarden_host.limits.vif import DomainVifs  # noqa: PLC0415  likewise
 
-    for directory in (options.state_dir, options.run_dir):
-        _make_directory(directory, 0o700 if directory is options.state_dir else 0o755)
-    lock = _lock(options.run_dir / "xenwardend.lock")
-    store = StoreClient(deadline_s=_STORE_DEADLINE_S)
-    hypervisor = Xenlight(store)
+    lock = take_instance(options)
+    store = StoreClient(deadline_s=STORE_DEADLINE_S)
     try:
-        service = Service(
-            hypervisor=hypervisor,
-            store=store,
-            vifs=DomainVifs(store),
-            clock=SystemClock(),
-            config=options.config,
-            default_config=CONFIG,
-            state_dir=options.state_dir,
-            run_dir=options.run_dir,
-            kill_file=KILL_FILE,
-            sys_root=Path("/sys"),
-            dry_run=options.dry_run,
-        )
-        with service:
-            _on_signals(service)
-            notify(f"READY=1\nSTATUS=watching since process {os.getpid()} started")
-            service.run()
-            notify("STOPPING=1")
+        hypervisor = Xenlight(store)
+        try:
+            serve(options, hypervisor=hypervisor, store=store, vifs=DomainVifs(store))
+        finally:
+            hypervisor.close()
     finally:
-        hypervisor.close()
         store.close()
         os.close(lock)
     return 0
+
+
+def take_instance(options: argparse.Namespace) -> int:
+    """Make the directories and take the lock that says that one xenwardend runs; return its descriptor.
+
+    Raises:
+        XenwardenError: not root, or another one runs.
+    """
+    _make_directory(options.state_dir, 0o700)
+    _make_directory(options.run_dir, 0o755)
+    return _lock(options.run_dir / "xenwardend.lock")
+
+
+def serve(options: argparse.Namespace, *, hypervisor: Hypervisor, store: Store, vifs: VifControl) -> None:
+    """Run the daemon on this hypervisor, store and vifs until a signal stops it."""
+    service = Service(
+        hypervisor=hypervisor,
+        store=store,
+        vifs=vifs,
+        clock=SystemClock(),
+        config=options.config,
+        default_config=CONFIG,
+        state_dir=options.state_dir,
+        run_dir=options.run_dir,
+        kill_file=KILL_FILE,
+        sys_root=Path("/sys"),
+        dry_run=options.dry_run,
+    )
+    with service:
+        _on_signals(service)
+        notify("READY=1")
+        service.run()
+        notify("STOPPING=1")
 
 
 def _on_signals(service: Service) -> None:
@@ -127,11 +145,6 @@ def _make_directory(path: Path, mode: int) -> None:
 
 
 def _lock(path: Path) -> int:
-    """Take the lock that says that one xenwardend runs; return its descriptor.
-
-    Raises:
-        XenwardenError: another one has it.
-    """
     try:
         fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
     except OSError as error:
@@ -146,7 +159,8 @@ def _lock(path: Path) -> int:
     return fd
 
 
-def _log_to_stderr(*, verbose: bool, debug: bool) -> None:
+def log_to_stderr(*, verbose: bool, debug: bool) -> None:
+    """Send the log to standard error, for journald or a terminal."""
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(audit.JournalFormatter(debug=debug))
     root = logging.getLogger("xenwarden")

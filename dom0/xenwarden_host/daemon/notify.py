@@ -6,6 +6,8 @@ from __future__ import annotations
 import os
 import socket
 
+_PATIENCE_S = 0.1  # a manager that does not read must not hold up the loop
+
 
 def notify(state: str) -> None:
     """Send `state`, such as `READY=1`, to the manager; nothing happens where there is none."""
@@ -13,6 +15,7 @@ def notify(state: str) -> None:
     if not address.startswith(("/", "@")):
         return
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC) as connection:
+        connection.settimeout(_PATIENCE_S)
         try:
             connection.sendto(state.encode(), address.replace("@", "\0", 1) if address[0] == "@" else address)
         except OSError:
