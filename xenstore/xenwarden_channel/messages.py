@@ -25,10 +25,6 @@ MAX_VALUE = 256
 MAX_SEQ = 2**53 - 1  # exact in every reader's number type
 MAX_NUMBER = 1e15  # beyond any real rate or count; keeps sums finite
 
-_NAME_START = frozenset("abcdefghijklmnopqrstuvwxyz")
-_NAME = _NAME_START | frozenset("0123456789_")
-_DIGITS = frozenset("0123456789")
-
 
 class MessageError(ValueError):
     """A value is no message: the text says why in at most 80 characters and quotes no guest data."""
@@ -68,9 +64,10 @@ def parse_number(text: str) -> float | None:
     No sign, no exponent, no space, no inf and nan: what `float()` would take from a guest is refused.
     """
     whole, point, fraction = text.partition(".")
-    if not whole or len(whole) > 16 or not _DIGITS.issuperset(whole):
+    # isdigit alone takes digits of every script
+    if not (whole.isdigit() and len(whole) <= 16 and text.isascii()):
         return None
-    if point and (not fraction or len(fraction) > 6 or not _DIGITS.issuperset(fraction)):
+    if point and not (fraction.isdigit() and len(fraction) <= 6):
         return None
     value = float(text)
     return value if value <= MAX_NUMBER else None
@@ -97,7 +94,7 @@ def encode(kind: str, seq: int, fields: Mapping[str, str | float]) -> bytes:
     words = [f"xw{VERSION}", kind, f"seq={seq}"]
     for name, value in fields.items():
         text = value if isinstance(value, str) else format_number(value)
-        if not _good_name(name) or name == "seq":
+        if not (name.isascii() and _good_name(name)) or name == "seq":
             raise MessageError("bad field name")
         if not _good_value(text):
             raise MessageError(f"bad value of field {name}")
@@ -123,18 +120,20 @@ def parse(untrusted: bytes, kind: str) -> Message:
         text = untrusted.decode("ascii")
     except UnicodeDecodeError:
         raise MessageError("not ASCII") from None
+    if not text.isprintable():
+        raise MessageError("not printable")
     words = text.split(" ")
     _check_head(words, kind)
     fields: dict[str, str] = {}
     for word in words[2:]:
         name, equals, value = word.partition("=")
-        if not equals or not _good_name(name) or not _good_value(value):
+        if not equals or len(value) > MAX_VALUE or not _good_name(name):
             raise MessageError("malformed field")
         if name in fields:
             raise MessageError("field given twice")
         fields[name] = value
     seq = fields.pop("seq", "")
-    if not seq or len(seq) > 16 or not _DIGITS.issuperset(seq) or int(seq) > MAX_SEQ:
+    if not seq.isdigit() or len(seq) > 16 or int(seq) > MAX_SEQ:
         raise MessageError("no sequence number")
     return Message(kind, int(seq), fields)
 
@@ -142,7 +141,7 @@ def parse(untrusted: bytes, kind: str) -> Message:
 def _check_head(words: list[str], kind: str) -> None:
     if words[0] != f"xw{VERSION}":
         major = words[0][2:]
-        if words[0][:2] == "xw" and major and len(major) <= 4 and _DIGITS.issuperset(major):
+        if words[0].startswith("xw") and len(major) <= 4 and major.isdigit():
             raise UnknownVersionError(f"message version {major}, ours is {VERSION}")
         raise MessageError("no xenwarden message")
     if len(words) < 3 or words[1] != kind:
@@ -152,7 +151,8 @@ def _check_head(words: list[str], kind: str) -> None:
 
 
 def _good_name(name: str) -> bool:
-    return 0 < len(name) <= MAX_NAME and name[0] in _NAME_START and _NAME.issuperset(name)
+    # An identifier in ASCII is letters, digits and underscores, and does not begin with a digit.
+    return name.isidentifier() and name.islower() and name[0] != "_" and len(name) <= MAX_NAME
 
 
 def _good_value(text: str) -> bool:
