@@ -75,9 +75,10 @@ def _read(path: Path | str) -> bytes:
         fd = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
     except OSError as error:
         raise ConfigError(f"{path}: cannot be read: {error.strerror}") from None
+    if not stat.S_ISREG(os.fstat(fd).st_mode):
+        os.close(fd)
+        raise ConfigError(f"{path}: is no regular file")
     with os.fdopen(fd, "rb") as file:
-        if not stat.S_ISREG(os.fstat(fd).st_mode):
-            raise ConfigError(f"{path}: is no regular file")
         raw = file.read(MAX_BYTES + 1)
     if len(raw) > MAX_BYTES:
         raise ConfigError(f"{path}: is larger than {MAX_BYTES >> 10} KiB, which no such file needs")
@@ -192,10 +193,10 @@ def _complaint(error: ValidationError, loaded: Loaded) -> tuple[int, str]:
         if unknown:
             key = unknown[0]
             return _line(loaded, (*place, key)), f"{at}unknown key {key!r}, {_suggest(key, known)}"
-    if error.validator == "propertyNames":
+    if list(error.absolute_schema_path)[-2:-1] == ["propertyNames"]:  # the instance is a key, not a value
         key = str(error.instance)
-        choices = value.get("enum", []) if isinstance(value, dict) else []
-        return _line(loaded, (*place, key)), f"{at}unknown key {key!r}, {_suggest(key, choices)}"
+        said = _suggest(key, value) if error.validator == "enum" else f"expected {_expected(error)}"
+        return _line(loaded, (*place, key)), f"{at}unknown key {key!r}, {said}"
     line = _line(loaded, place)
     if error.validator == "required":
         missing = [key for key in value if key not in cast("dict[str, Any]", error.instance)]

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from xenwarden_host.hrem.rates import Counters
 
 COUNTERS = {"events": "event_ps", "spurious_events": "spurious_event_ps"}
-_NAME = re.compile(r"(?:vif|vbd)-(\d{1,5})-\d{1,10}")
+_NAME = re.compile(r"(?:vif|vbd)-([0-9]{1,5})-[0-9]{1,10}")
 
 
 def parse_names(names: Iterable[str]) -> dict[int, list[str]]:

@@ -243,9 +243,9 @@ class History:
         Raises:
             ValueError: the data is of another version, or no such dump.
         """
+        if data.get("version") != VERSION:
+            raise ValueError(f"history of version {data.get('version')}, ours is {VERSION}")
         try:
-            if data["version"] != VERSION:
-                raise ValueError(f"history of version {data['version']}, ours is {VERSION}")
             profile = data["profile"] if data["profile"] in self._priors else self._default
             vm = _Vm(profile, self._priors[profile])
             vm.near, vm.near_of = (int(number) for number in data["near"])
@@ -258,7 +258,7 @@ class History:
                 vm.p95[index] = math.log(max(float(p95) / prior, 0.0) + _UNIT_SHARE)
                 bounds = (self._policy.floor * prior, self._policy.ceiling * prior)
                 vm.upper[index] = min(max(float(upper), bounds[0]), bounds[1])
-        except (KeyError, TypeError, AttributeError) as error:
+        except (KeyError, TypeError, AttributeError, ValueError) as error:
             raise ValueError(f"no history: {error!r}") from None
         vm.used_s = now_s
         self._vms[uuid] = vm

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 # Reads, writes, flushes and discards; `oo_req` counts waiting, not requests.
 COUNTERS = {name: name for name in ("rd_req", "wr_req", "f_req", "ds_req")}
 SIGNAL = "vbd_rps"
-_NAME = re.compile(r"vbd-(\d{1,5})-\d{1,10}")
+_NAME = re.compile(r"vbd-([0-9]{1,5})-[0-9]{1,10}")
 
 
 def parse_names(names: Iterable[str]) -> dict[int, list[str]]:

@@ -26,7 +26,7 @@ COUNTERS = {
     "tx_bytes": "vif_rx_bps",
     "tx_dropped": "vif_rx_drop_pps",
 }
-_NAME = re.compile(r"vif(\d{1,5})\.\d{1,5}(-emu)?")
+_NAME = re.compile(r"vif([0-9]{1,5})\.[0-9]{1,5}(-emu)?")
 
 
 def parse_names(names: Iterable[str]) -> dict[int, list[str]]:

@@ -47,7 +47,7 @@ class Rule:
         return self._ask(self._raises, sight, latch)
 
     def is_blind(self, sight: Sight) -> bool:
-        """Tell whether a limit of ours corrupts what the rule would see: that it does not fire says little."""
+        """Tell whether a limit of ours corrupts what the rule would see: its silence says little."""
         return not sight.masked.isdisjoint(self._reads)
 
     def tries(self, sight: Sight) -> Outcome | None:

@@ -140,9 +140,9 @@ def restore(uuid: str, data: Mapping[str, Any], now_s: float) -> Vm:
     Raises:
         ValueError: the data is of another version, or no such dump.
     """
+    if data.get("version") != VERSION:
+        raise ValueError(f"state of version {data.get('version')}, ours is {VERSION}")
     try:
-        if data["version"] != VERSION:
-            raise ValueError(f"state of version {data['version']}, ours is {VERSION}")
         return Vm(
             uuid=uuid,
             seen_s=now_s,
@@ -159,7 +159,7 @@ def restore(uuid: str, data: Mapping[str, Any], now_s: float) -> Vm:
             tell=True,
             case=None if data["case"] is None else _restore_case(data["case"], now_s),
         )
-    except (KeyError, TypeError, AttributeError) as error:
+    except (KeyError, TypeError, AttributeError, ValueError) as error:
         raise ValueError(f"no state of a VM: {error!r}") from None
 
 

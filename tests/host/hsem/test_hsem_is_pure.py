@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""HSEM collects nothing: it and all that it imports reach no Xen, no store, no socket, no clock and no file."""
+"""HSEM collects nothing: it, and all it imports, reaches no Xen, no store, no socket, no clock, no file."""
 
 from __future__ import annotations
 

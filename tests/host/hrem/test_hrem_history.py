@@ -1,0 +1,158 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""What is usual is learnt, in bounded space, and cannot be pushed up quickly or without end."""
+
+from __future__ import annotations
+
+import json
+import random
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from xenwarden_host.hrem.history import History
+from xenwarden_host.policy.load import defaults
+
+POLICY = defaults()
+PRIOR = POLICY.profiles["unknown"]["tx_syn_pps"]
+LEARN = POLICY.history
+DAY_S = 86400
+SIGNALS = ("tx_syn_pps", "rx_syn_pps", "vcpu_pct")
+
+
+def upper(history: History, uuid: str = "a") -> float:
+    value = history.upper(uuid, "tx_syn_pps")
+    assert value is not None
+    return value
+
+
+def teach(history: History, values: list[float], interval_s: float = 5.0, uuid: str = "a") -> None:
+    for index, value in enumerate(values):
+        history.learn(uuid, {"tx_syn_pps": value}, interval_s, index * interval_s)
+
+
+def test_unknown_vm_has_the_prior_of_its_profile() -> None:
+    history = History(POLICY)
+    assert upper(history) == PRIOR
+    history.profile("a", "web")
+    assert upper(history) == POLICY.profiles["web"]["tx_syn_pps"]
+    assert history.upper("a", "no_such_signal") is None
+    assert not history.learnt("a", "tx_syn_pps")
+
+
+def test_busy_vm_gets_room_above_its_own_95th_percentile() -> None:
+    rng = random.Random(1)
+    values = [rng.lognormvariate(4.2, 0.25) for _ in range(20000)]
+    history = History(POLICY)
+    teach(history, values)
+    p95 = sorted(values)[int(0.95 * len(values))]
+    assert history.learnt("a", "tx_syn_pps")
+    assert upper(history) == pytest.approx(LEARN.margin * p95, rel=0.2)
+
+
+def test_idle_vm_keeps_the_floor() -> None:
+    history = History(POLICY)
+    teach(history, [0.0, 0.1] * 2000)
+    assert upper(history) == pytest.approx(LEARN.floor * PRIOR)
+    assert history.brief("a", SIGNALS).learnt
+
+
+def test_prior_and_learnt_are_blended_until_enough_is_seen() -> None:
+    history = History(POLICY)
+    teach(history, [0.0] * 30)
+    assert LEARN.floor * PRIOR < upper(history) < PRIOR
+    assert not history.brief("a", SIGNALS).learnt
+
+
+def test_one_spike_changes_little() -> None:
+    history = History(POLICY)
+    teach(history, [40.0] * 5000)
+    before = upper(history)
+    teach(history, [1e9])
+    assert upper(history) == pytest.approx(before, rel=0.01)
+
+
+def test_slow_poisoning_takes_days_for_each_factor_and_ends_at_the_ceiling() -> None:
+    """The attacker knows the limit and stays just below it, all the time, from the VM's first minute on."""
+    history = History(POLICY)
+    hour_s = 3600.0
+    limit = PRIOR
+    history.learn("a", {"tx_syn_pps": limit}, hour_s, 0)
+    for hour in range(1, 24 * 30):
+        before = upper(history)
+        history.learn("a", {"tx_syn_pps": 0.99 * before}, hour_s, hour * hour_s)
+        assert upper(history) <= before * LEARN.rise_per_day ** (1 / 24) * 1.0001
+    assert upper(history) <= LEARN.ceiling * PRIOR * 1.0001
+
+
+def test_frozen_vm_learns_nothing() -> None:
+    history = History(POLICY)
+    teach(history, [40.0] * 100)
+    history.freeze("a", frozen=True)
+    before = history.dump("a")
+    teach(history, [1000.0] * 100)
+    assert history.dump("a") == before
+    history.freeze("a", frozen=False)
+    teach(history, [90.0] * 100)
+    assert history.dump("a") != before
+
+
+def test_space_does_not_grow_with_time() -> None:
+    history = History(POLICY)
+    signals = dict.fromkeys(POLICY.profiles["unknown"], 1.0)
+    history.learn("a", signals, 5.0, 0)
+    few = len(json.dumps(history.dump("a")))
+    for index in range(5000):
+        history.learn("a", dict.fromkeys(signals, index % 97 + 0.123456789), 5.0, index * 5.0)
+    assert len(json.dumps(history.dump("a"))) < max(2 * few, 4096)
+
+
+def test_dump_and_restore_give_the_same_limits_also_over_json() -> None:
+    history = History(POLICY)
+    history.profile("a", "web")
+    teach(history, [150.0, 3.0, 180.0] * 500)
+    history.learn("a", {"vcpu_pct": 95.0}, 5.0, 0)
+    again = History(POLICY)
+    again.restore("a", json.loads(json.dumps(history.dump("a"))))
+    assert upper(again) == pytest.approx(upper(history))
+    assert again.near_capacity("a") == (1, 1)
+    assert again.uuids() == ["a"]
+    for each in (history, again):
+        teach(each, [10.0] * 50)
+    assert upper(again) == pytest.approx(upper(history))
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        {},
+        {"version": 0},
+        {"version": 1, "profile": "web"},
+        {"version": 1, "profile": 3, "near": [1, 2], "signals": {"tx_syn_pps": "x"}},
+    ],
+)
+def test_what_is_no_dump_is_refused(data: dict[str, object]) -> None:
+    with pytest.raises(ValueError, match="history"):
+        History(POLICY).restore("a", data)
+
+
+def test_near_capacity_is_counted() -> None:
+    history = History(POLICY)
+    for cpu in (10.0, 95.0, 100.0):
+        history.learn("a", {"vcpu_pct": cpu}, 5.0, 0)
+    assert history.near_capacity("a") == (2, 3)
+
+
+def test_vms_long_gone_are_forgotten() -> None:
+    history = History(POLICY)
+    history.learn("a", {"tx_syn_pps": 1.0}, 5.0, 0.0)
+    history.learn("b", {"tx_syn_pps": 1.0}, 5.0, LEARN.forget_s)
+    assert history.expire(LEARN.forget_s + 1) == ["a"]
+    assert history.uuids() == ["b"]
+
+
+@given(st.lists(st.floats(0, 1e15, allow_nan=False), max_size=50), st.floats(0.1, 1e6))
+def test_any_values_keep_the_limit_within_its_bounds(values: list[float], interval_s: float) -> None:
+    history = History(POLICY)
+    teach(history, values, interval_s)
+    assert LEARN.floor * PRIOR * 0.999 <= upper(history) <= LEARN.ceiling * PRIOR * 1.001
