@@ -168,9 +168,11 @@ class Agent:
         if order.networks != self._order.networks:
             self._sensor.network.networks = Networks(order.networks)
         self._order = order
-        if order.level == 2 and self._state.level == 1:
-            # Obey at once, but over a shorter time than this a single packet would be a flood.
-            self._report_s = min(self._report_s, max(now_s, self._reported_s + _FIRST_S))
+        # A level that is ordered is taken at once, a shorter interval holds for the one that runs; but over
+        # less than _FIRST_S a single packet would be a flood.
+        raised = order.level == 2 and self._state.level == 1
+        due_s = self._reported_s + (_FIRST_S if raised else self._interval_s())
+        self._report_s = min(self._report_s, max(now_s, due_s))
 
     def _peek(self, now_s: float) -> None:
         self._sensor.peek(now_s)

@@ -42,7 +42,7 @@ def test_without_sampling_peers_are_counted_exactly() -> None:
 def test_with_400_addresses_in_the_slice_the_estimate_is_within_10_percent_nearly_always() -> None:
     good = 0
     for seed in range(20):
-        source = random.Random(seed)
+        source = random.Random(seed)  # noqa: S311  repeatable
         plan = Plan(source.getrandbits(32), 10, 10, 4)
         talkers = Talkers(NOWHERE, outgoing=True)
         for dest in range(6400):
@@ -61,7 +61,7 @@ def test_a_flood_of_addresses_is_estimated_in_bounded_memory() -> None:
 
 
 def test_shares_are_right_when_syns_are_sampled_more_than_the_rest() -> None:
-    source = random.Random(1)
+    source = random.Random(1)  # noqa: S311  repeatable
     plan = Plan(7, shift=6, syn_shift=1, slice_shift=20)
     talkers = Talkers(Networks("10.0.0.0/8"), outgoing=True)
     for _ in range(20_000):
