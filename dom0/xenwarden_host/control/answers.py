@@ -15,7 +15,7 @@ from xenwarden_host import __version__
 from xenwarden_host.control.peers import Role
 from xenwarden_host.control.plain import plain
 from xenwarden_host.errors import XenwardenError
-from xenwarden_host.records import AgentState
+from xenwarden_host.records import AgentState, VmState
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -191,7 +191,7 @@ class Answers:
 
     def _release(self, request: Mapping[str, Any], user: str) -> list[dict[str, Any]]:
         warden = self._warden
-        guests = [self._guest(request)] if "vm" in request else list(warden.tracker.vms().values())
+        guests = [self._guest(request)] if "vm" in request else self._to_release()
         if warden.dry_run and not request.get("dry_run"):
             raise XenwardenError("xenwardend runs with --dry-run: it changes nothing")
         out = []
@@ -204,6 +204,15 @@ class Answers:
                 state, lifted = warden.release(uuid, f"operator:{user}")
             out.append({"name": guest.info.name, "uuid": uuid, "state": str(state), "lifted": lifted})
         return out
+
+    def _to_release(self) -> list[Guest]:
+        """Return the VMs that have something to be released from; others are not let alone for it."""
+        warden = self._warden
+        return [
+            guest
+            for uuid, guest in warden.tracker.vms().items()
+            if warden.engine.status(uuid) or warden.hsem.state(uuid) is not VmState.NORMAL
+        ]
 
     def _kill_switch(self, request: Mapping[str, Any], user: str) -> dict[str, Any]:
         switch = self._warden.kill_switch

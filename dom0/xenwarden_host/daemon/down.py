@@ -27,30 +27,28 @@ class Down:
     def __init__(self, domid: int, first_seq: int) -> None:
         self._domid = domid
         self._seq = first_seq
-        self._wanted: dict[str, dict[str, str]] = {}
-        self._written: dict[str, dict[str, str]] = {}
+        self._wanted: dict[str, Mapping[str, str | float]] = {}
+        self._unwritten: set[str] = set()
 
     def want(self, node: str, fields: Mapping[str, str | float]) -> None:
         """Have `node` hold `fields` from the next `pending` on."""
-        self._wanted[node] = {
-            name: value if isinstance(value, str) else messages.format_number(value)
-            for name, value in fields.items()
-        }
+        if self._wanted.get(node) != fields:
+            self._wanted[node] = fields
+            self._unwritten.add(node)
 
     def pending(self) -> list[tuple[str, str, bytes]]:
         """Return (node, absolute path, value) of each node that is not as it should be."""
         out = []
-        for node, fields in self._wanted.items():
-            if self._written.get(node) != fields:
-                self._seq += 1
-                value = messages.encode(_KINDS[node], self._seq, fields)
-                out.append((node, paths.absolute(self._domid, node), value))
+        for node in sorted(self._unwritten):
+            self._seq += 1
+            value = messages.encode(_KINDS[node], self._seq, self._wanted[node])
+            out.append((node, paths.absolute(self._domid, node), value))
         return out
 
     def written(self, node: str) -> None:
         """Note that the store took the value that `pending` gave for `node`."""
-        self._written[node] = self._wanted[node]
+        self._unwritten.discard(node)
 
     def lost(self) -> None:
         """Have everything written again: the store may have forgotten it."""
-        self._written.clear()
+        self._unwritten.update(self._wanted)

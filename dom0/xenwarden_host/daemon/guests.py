@@ -93,7 +93,11 @@ def parse_answer(untrusted: bytes) -> Answer:
 
 
 def _signals(message: messages.Message) -> dict[str, float]:
-    return {name: value for name, value in message.numbers().items() if name in _GUEST_SIGNALS}
+    found = {}
+    for name, text in message.fields.items():
+        if name in _GUEST_SIGNALS and (value := messages.parse_number(text)) is not None:
+            found[name] = value
+    return found
 
 
 def _name(text: str) -> str:

@@ -30,6 +30,7 @@ STORE_DEADLINE_S = 2.0  # the loop waits for an answer no longer: ticks must go 
 CONFIG = Path("/etc/xen/xenwarden.yaml")
 STATE_DIR = Path("/var/lib/xenwarden")
 RUN_DIR = Path("/run/xenwarden")
+_PRIVCMD = Path("/dev/xen/privcmd")
 KILL_FILE = Path("/etc/xen/xenwarden.kill")
 
 
@@ -81,6 +82,10 @@ def _run(options: argparse.Namespace) -> int:
     from xenwarden_host.libxl.xenlight import Xenlight  # noqa: PLC0415  likewise: it needs the compiled binding
     from xenwarden_host.limits.vif import DomainVifs  # noqa: PLC0415  likewise
 
+    if not _PRIVCMD.exists():
+        raise XenwardenError(
+            f"this is no Xen dom0: there is no {_PRIVCMD}", hint="boot Xen, then: modprobe xen-privcmd"
+        )
     lock = take_instance(options)
     store = StoreClient(deadline_s=STORE_DEADLINE_S)
     try:

@@ -42,6 +42,7 @@ class Guest:
         self.ready = False  # `~/xenwarden` is there, and its reports are watched
         self.unread = set(paths.UP)
         self.next_complaint_s = float("-inf")
+        self.next_history_s = float("-inf")  # when its brief history is due
 
 
 class Tracker:
@@ -69,10 +70,14 @@ class Tracker:
         """List the domains, begin with new ones, forget those that are gone.
 
         Raises:
-            HypervisorError: not listed; nothing changed.
+            HypervisorError, StoreError: not listed; nothing changed.
         """
+        try:
+            domains = self._hypervisor.list_domains()
+        except StoreError as error:  # names and kinds of domains come from there
+            self._note_lost(error)
+            raise
         self.domains_changed = False
-        domains = self._hypervisor.list_domains()
         now_s = self._clock.monotonic()
         listed = {info.domid: info for info in domains}
         for domid, guest in list(self.guests.items()):
@@ -187,7 +192,7 @@ class Tracker:
                 self._note_lost(failure)
                 return
             else:
-                log.warning("%s", logfmt({"event": "write-refused", "path": path, "error": str(failure)}))
+                self._complain(guest, node, failure, self._clock.monotonic())
 
     def excuse(self) -> None:
         """Let no agent be called silent for a time in which the daemon did not listen."""

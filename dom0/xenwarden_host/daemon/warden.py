@@ -79,7 +79,6 @@ class Warden:
         self.started_s = clock.monotonic()
         self._domains: list[DomainInfo] = []
         self._last_tick_s = self.started_s
-        self._next_history_s: dict[tuple[str, int], float] = {}
         self._next_save_s = 0.0
         self._next_complaint_s: dict[str, float] = {}
         self.set_policy(policy)
@@ -89,6 +88,8 @@ class Warden:
         self.policy = policy
         self._networks = _fitting(policy.provider_networks)
         self.hsem.policy = policy
+        for guest in self.tracker.guests.values():
+            guest.next_history_s = float("-inf")  # priors may have changed
 
     def listen(self) -> bool:
         """Take what the store has to say between ticks; return whether a tick should not wait."""
@@ -136,7 +137,7 @@ class Warden:
         self._guard("hsem", lambda: self._decide(now_s, vms))
         if not self.dry_run:
             self._guard("limits", lambda: self._reconcile(vms))
-        self._guard("channel", lambda: self._tell_guests(vms, now_s))
+        self._guard("channel", lambda: self._tell_guests(now_s))
         if now_s >= self._next_save_s:
             self.save()
 
@@ -233,7 +234,7 @@ class Warden:
             self.engine.lift_all(None)
         self.applier.note_changes(self.engine.reconcile(self._domains), vms)
 
-    def _tell_guests(self, vms: dict[str, Guest], now_s: float) -> None:
+    def _tell_guests(self, now_s: float) -> None:
         levels = self.policy.levels
         for guest in self.tracker.guests.values():
             uuid = guest.info.uuid
@@ -250,13 +251,11 @@ class Warden:
             held = sorted(str(key) for key in self.engine.held(uuid))
             state = self.hsem.state(uuid)
             guest.down.want(paths.DOWN_STATUS, {"state": str(state), "limits": ",".join(held)})
-            if now_s >= self._next_history_s.get((uuid, guest.info.domid), 0.0):
-                self._next_history_s[uuid, guest.info.domid] = now_s + _HISTORY_EVERY_S
+            if now_s >= guest.next_history_s:
+                guest.next_history_s = now_s + _HISTORY_EVERY_S
                 brief = self.history.brief(uuid, _BRIEF)
                 fields = {"learnt": "1" if brief.learnt else "0", **brief.upper}
                 guest.down.want(paths.DOWN_HISTORY, fields)
-        for key in self._next_history_s.keys() - {(g.info.uuid, g.info.domid) for g in vms.values()}:
-            del self._next_history_s[key]
         self.tracker.write()
 
     # --- state that outlives the daemon ------------------------------------------------------------

@@ -557,3 +557,41 @@ def test_full_disk_is_survived_and_told(world: World) -> None:
     assert police(world, mallory)
     assert world.service.warden.audit.lost > 0
     assert any("could not be written" in notice for notice in world.xenwarden("list")["notices"])
+
+
+def test_release_all_leaves_alone_who_has_nothing_to_be_released_from(world: World) -> None:
+    mallory, victim, bystander = start_three(world)
+    flood(mallory, victim)
+    world.run(seconds=30)
+    told = {vm["name"]: vm["lifted"] for vm in world.xenwarden("release", "--all")}
+    assert told == {"mallory": ["vif-pps/syn"], "victim": []}
+    assert as_found(world, mallory)
+    calm(mallory)
+    flood(bystander, victim)
+    world.run(seconds=10)
+    assert police(world, bystander)
+
+
+def test_guest_that_migrates_here_has_two_domains_and_one_line(world: World) -> None:
+    guest = world.start("guest")
+    guest.signals.update(QUIET)
+    world.run(seconds=10)
+    arriving = world.hypervisor.add(guest.uuid, "guest--incoming", cpu_time_s=0)
+    world.store.add_domain(arriving)
+    world.run(seconds=5)
+    (line,) = [vm for vm in world.xenwarden("list")["vms"] if vm["uuid"] == guest.uuid]
+    assert (line["domid"], line["agent"]) == (guest.domid, "alive")
+    written = world.store.read(f"/local/domain/{arriving}/xenwarden/history")
+    world.run(seconds=20)
+    assert world.store.read(f"/local/domain/{arriving}/xenwarden/history") == written, "written over and over"
+
+
+def test_down_nodes_are_written_only_when_they_change(world: World) -> None:
+    guest = world.start("guest")
+    guest.signals.update(QUIET)
+    world.run(seconds=10)
+    assert guest.connection is not None
+    guest.connection.watch(paths.DOWN_DIR, "down")
+    guest.connection.events()
+    world.run(seconds=30)
+    assert guest.connection.events() == []

@@ -48,7 +48,8 @@ class Daemon:
             self.policy.write_text("tick_s: 0.5\n")
         self.command = [
             sys.executable, str(HERE / "daemon_process.py"), store_socket, ",".join(map(str, domids)),
-            "--config", str(self.policy), "--state-dir", str(directory / "state"), "--run-dir", str(directory / "run"),
+            "--config", str(self.policy), "--state-dir", str(directory / "state"),
+            "--run-dir", str(directory / "run"),
         ]  # fmt: skip
         self.environment = {
             **os.environ,
