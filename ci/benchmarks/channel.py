@@ -141,7 +141,6 @@ def _thousand_guests(shim: Path, guests: Path) -> list[Figure]:
             daemon.create(domid)
         quiet = _listen(daemon, guests, flooder=0)
         flooded = _listen(daemon, guests, flooder=GUESTS + 1)
-    print(f"quiet: {quiet}\nflooded: {flooded}", file=sys.stderr)
     return [
         figure("channel.1000_guests.cpu", quiet["cpu_pct"], "%", peer="limit", peer_value=3, at_most=1),
         figure("channel.1000_guests.rss", quiet["rss_mb"], "MB", peer="limit", peer_value=60, at_most=1),
@@ -249,7 +248,6 @@ def _churn(shim: Path) -> list[Figure]:
                 held.append(_held(daemon, store))
         store.close()
     _start, warm, end = held
-    print(f"churn: {held}", file=sys.stderr)
     return [
         figure(f"channel.churn.{name}", end[name], unit, peer="after the first tenth",
                peer_value=warm[name], at_most=1.05 if name == "rss" else 1)

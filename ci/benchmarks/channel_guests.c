@@ -75,9 +75,9 @@ static int report(struct guest *guest)
     ring->rsp_cons = ring->rsp_prod;
     clock_gettime(CLOCK_MONOTONIC, &now);
     request.header.len = (uint32_t)sprintf(
-        request.payload, PATH "%cxw1 report seq=%u boot=0a1b2c3d level=1 why= over= interval=5 missing= "
+        request.payload, PATH "%cxw1 report seq=%u boot=%08x level=1 why= over= interval=5 missing= "
         "agent=0.1.0 rss_kb=9200 cpu_ms=140 near_max=0 near_max_of=60 up_s=%ld.%06ld %s",
-        0, ++guest->seq, (long)now.tv_sec, now.tv_nsec / 1000, signals);
+        0, ++guest->seq, (unsigned int)getpid(), (long)now.tv_sec, now.tv_nsec / 1000, signals);
     size = sizeof(request.header) + request.header.len;
     if (XENSTORE_RING_SIZE - (producer - ring->req_cons) < size)
         return 0;

@@ -24,6 +24,10 @@ MAX_NAME = 24
 MAX_VALUE = 256
 MAX_SEQ = 2**53 - 1  # exact in every reader's number type
 MAX_NUMBER = 1e15  # beyond any real rate or count; keeps sums finite
+MAX_KNOWN_NAMES = 512
+
+# Names that were found good before: every report has the same forty.
+_known_names: set[str] = set()
 
 
 class MessageError(ValueError):
@@ -64,10 +68,9 @@ def parse_number(text: str) -> float | None:
     No sign, no exponent, no space, no inf and nan: what `float()` would take from a guest is refused.
     """
     whole, point, fraction = text.partition(".")
-    # isdigit alone takes digits of every script
-    if not (whole.isdigit() and len(whole) <= 16 and text.isascii()):
+    if not whole.isdigit() or len(whole) > 16 or (point and (not fraction.isdigit() or len(fraction) > 6)):
         return None
-    if point and not (fraction.isdigit() and len(fraction) <= 6):
+    if not text.isascii():  # isdigit takes digits of every script
         return None
     value = float(text)
     return value if value <= MAX_NUMBER else None
@@ -94,7 +97,7 @@ def encode(kind: str, seq: int, fields: Mapping[str, str | float]) -> bytes:
     words = [f"xw{VERSION}", kind, f"seq={seq}"]
     for name, value in fields.items():
         text = value if isinstance(value, str) else format_number(value)
-        if not (name.isascii() and _good_name(name)) or name == "seq":
+        if not (name in _known_names or _good_name(name)) or name == "seq":
             raise MessageError("bad field name")
         if not _good_value(text):
             raise MessageError(f"bad value of field {name}")
@@ -127,7 +130,7 @@ def parse(untrusted: bytes, kind: str) -> Message:
     fields: dict[str, str] = {}
     for word in words[2:]:
         name, equals, value = word.partition("=")
-        if not equals or len(value) > MAX_VALUE or not _good_name(name):
+        if not equals or len(value) > MAX_VALUE or not (name in _known_names or _good_name(name)):
             raise MessageError("malformed field")
         if name in fields:
             raise MessageError("field given twice")
@@ -152,7 +155,13 @@ def _check_head(words: list[str], kind: str) -> None:
 
 def _good_name(name: str) -> bool:
     # An identifier in ASCII is letters, digits and underscores, and does not begin with a digit.
-    return name.isidentifier() and name.islower() and name[0] != "_" and len(name) <= MAX_NAME
+    good = name.isascii() and name.isidentifier() and name.islower() and name[0] != "_"
+    if good and len(name) <= MAX_NAME:
+        if len(_known_names) >= MAX_KNOWN_NAMES:  # only somebody who invents names comes here
+            _known_names.clear()
+        _known_names.add(name)
+        return True
+    return False
 
 
 def _good_value(text: str) -> bool:
