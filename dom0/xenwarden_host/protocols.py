@@ -55,11 +55,11 @@ class VifControl(Protocol):
     def set_rate(self, domid: int, devid: int, value: str | None) -> None:
         """Write the `rate` node, None removes it. netback takes it at once."""
 
-    def police(self, domid: int, devid: int) -> dict[PacketClass, int]:
-        """Return the packet limits that stand on the vif now, per class, read back from the kernel."""
+    def police(self, domid: int) -> dict[int, dict[PacketClass, int]]:
+        """Return the packet limits that stand on each vif now, per class, read back from the kernel."""
 
-    def set_police(self, domid: int, devid: int, wanted: Mapping[PacketClass, int]) -> None:
-        """Make `wanted` the packet limits of ours on the vif; an empty mapping removes all trace of them."""
+    def set_police(self, domid: int, wanted: Mapping[int, Mapping[PacketClass, int]]) -> None:
+        """Make `wanted` the packet limits of ours on the vifs named; empty removes all trace of them."""
 
 
 class Store(Protocol):

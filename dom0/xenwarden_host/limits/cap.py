@@ -43,9 +43,10 @@ class Cap:
         cap = min(value, 100 * max(1, domain.vcpus_online))
         return {place: text if _stricter(text, cap) else str(cap) for place, text in originals.items()}
 
-    def write(self, domain: DomainInfo, place: str, text: Text) -> None:  # noqa: ARG002  one place
+    def write(self, domain: DomainInfo, texts: Mapping[str, Text]) -> None:
         """Set the cap; the weight stays."""
-        self._hypervisor.set_sched_params(domain.domid, cap=int(text or NO_CAP))
+        for text in texts.values():
+            self._hypervisor.set_sched_params(domain.domid, cap=int(text or NO_CAP))
 
 
 def _stricter(text: Text, cap: int) -> bool:

@@ -79,7 +79,7 @@ class LimitEngine:
 
     # --- what is decided ---
 
-    def want(  # noqa: PLR0917  the order in which one says it
+    def want(
         self, uuid: str, key: LimitKey, value: int, owner: str, why: str, expires_unix_s: float | None = None
     ) -> None:
         """Decide a limit; it is set by the next `reconcile`. The same rank's earlier word is replaced.
@@ -163,8 +163,10 @@ class LimitEngine:
             elif outcome is not None:
                 after[id_] = outcome
         saved = self._book.flush()
-        for job in jobs:
-            status = self._carry_out(job, saved=saved)
+        # All are written before the first is read back: what limits traffic does not wait for a reading.
+        written = [(job, self._write(job, saved=saved)) for job in jobs]
+        for job, problem in written:
+            status = self._read_back(job) if problem is None else self._failed(job.id, job.want, problem)
             if status is not None:
                 after[job.id] = status
         self._book.forget_surplus()
@@ -234,15 +236,23 @@ class LimitEngine:
             )
         return place
 
-    def _carry_out(self, job: _Job, *, saved: bool) -> LimitStatus | None:
-        """Write one limit and read it back."""
+    def _write(self, job: _Job, *, saved: bool) -> XenwardenError | StoreError | None:
+        """Change what has to be changed; return what went wrong."""
         writes = job.writes()
         if writes and job.want and not saved:
-            detail = "its original cannot be journalled, so nothing was changed"
-            return _describe(job.want, job.places, LimitState.FAILED, detail)
+            sentence = "its original cannot be journalled, so nothing was changed"
+            return LimitError(sentence, LimitState.FAILED)
         try:
-            for name, text in writes.items():
-                job.kind.write(job.domain, name, text)
+            if writes:
+                job.kind.write(job.domain, writes)
+        except (LimitError, HypervisorError, StoreError) as problem:
+            return problem
+        return None
+
+    def _read_back(self, job: _Job) -> LimitStatus | None:
+        """Tell whether what was intended stands."""
+        writes = job.writes()
+        try:
             found = job.kind.read(job.domain) if writes else job.current
         except (LimitError, HypervisorError, StoreError) as problem:
             return self._failed(job.id, job.want, problem)

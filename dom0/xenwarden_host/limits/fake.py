@@ -63,13 +63,15 @@ class FakeVifs:
         """Write or remove the `rate` node."""
         self._get("set_rate", domid, devid).rate = value
 
-    def police(self, domid: int, devid: int) -> dict[PacketClass, int]:
-        """Return the packet limits on the vif."""
-        return dict(self._get("police", domid, devid).police)
+    def police(self, domid: int) -> dict[int, dict[PacketClass, int]]:
+        """Return the packet limits on each vif."""
+        self._may("police")
+        return {devid: dict(vif.police) for devid, vif in sorted(self.vifs.get(domid, {}).items())}
 
-    def set_police(self, domid: int, devid: int, wanted: Mapping[PacketClass, int]) -> None:
-        """Make `wanted` the packet limits on the vif."""
-        self._get("set_police", domid, devid).police = dict(wanted)
+    def set_police(self, domid: int, wanted: Mapping[int, Mapping[PacketClass, int]]) -> None:
+        """Make `wanted` the packet limits on the vifs named."""
+        for devid, by_class in wanted.items():
+            self._get("set_police", domid, devid).police = dict(by_class)
 
     def _may(self, method: str) -> None:
         if method in self.refuse:

@@ -41,5 +41,5 @@ class Kind(Protocol):
         Where the original is the stricter, that is the original itself.
         """
 
-    def write(self, domain: DomainInfo, place: str, text: Text) -> None:
-        """Make `text` stand at `place`."""
+    def write(self, domain: DomainInfo, texts: Mapping[str, Text]) -> None:
+        """Make each text stand at its place."""

@@ -91,7 +91,7 @@ def burst(pps: int) -> int:
 
 
 def query(device: str) -> list[str]:
-    """Return the `tc -j -batch` lines that `parse` reads the answers of."""
+    """Return the `tc -j -batch` lines whose answers `parse` reads."""
     return [
         f"filter show dev {device} ingress",
         f"filter show dev {device} egress",
@@ -99,13 +99,19 @@ def query(device: str) -> list[str]:
     ]
 
 
-def parse(text: str) -> VifFilters:
-    """Return what `tc -j -batch` answered to `query`: three JSON arrays, one a line.
+def parse(text: str) -> list[VifFilters]:
+    """Return what `tc -j -batch` answered to `query`, asked for one device after the other.
 
     Raises:
         ValueError: the answer is none of `tc`'s.
     """
-    ingress, egress, qdiscs = (json.loads(line) for line in text.splitlines() if line.strip())
+    arrays = [json.loads(line) for line in text.splitlines() if line.strip()]
+    if len(arrays) % 3:
+        raise ValueError(f"{len(arrays)} arrays")
+    return [_device(*arrays[i : i + 3]) for i in range(0, len(arrays), 3)]
+
+
+def _device(ingress: list[Any], egress: list[Any], qdiscs: list[Any]) -> VifFilters:
     ours, taken, others = [], set(), len([f for f in egress if "options" in f])
     for shown in ingress:
         if "options" not in shown:  # the head of a preference, not a filter

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import time
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -20,6 +21,9 @@ if TYPE_CHECKING:
 # XenbusState of a backend that is going: its vif takes no limit any more.
 _CLOSING = (b"5", b"6")
 
+# How long a reading of a vif's filters serves the kinds that are reconciled one after the other.
+_FRESH_S = 0.5
+
 
 class DomainVifs:
     """Implements `protocols.VifControl`.
@@ -31,6 +35,7 @@ class DomainVifs:
         store: XenStore.
         sys_net: where the kernel shows network devices.
         run_tc: what runs `tc`, as `tc.run` does.
+        monotonic: the time, in seconds.
     """
 
     def __init__(
@@ -39,10 +44,13 @@ class DomainVifs:
         *,
         sys_net: Path = Path("/sys/class/net"),
         run_tc: Callable[..., str] = tc.run,
+        monotonic: Callable[[], float] = time.monotonic,
     ) -> None:
         self._store = store
         self._sys_net = sys_net
         self._tc = run_tc
+        self._monotonic = monotonic
+        self._seen: dict[int, tuple[float, dict[int, tc.VifFilters]]] = {}  # of the domain read last
 
     def devids(self, domid: int) -> list[int]:
         """Return the device ids of the domain's vifs in dom0, without those being closed, ascending."""
@@ -85,26 +93,45 @@ class DomainVifs:
             self._store.remove(backend)
             raise LimitError(f"vif{domid}.{devid} went away", LimitState.NO_TARGET)
 
-    def police(self, domid: int, devid: int) -> dict[PacketClass, int]:
-        """Return the packet limits that stand on the vif now, per class, read back from the kernel."""
-        return self._filters(self.device(domid, devid)).limits()
+    def police(self, domid: int) -> dict[int, dict[PacketClass, int]]:
+        """Return the packet limits that stand on each vif now, per class, read back from the kernel.
 
-    def set_police(self, domid: int, devid: int, wanted: Mapping[PacketClass, int]) -> None:
-        """Make `wanted` the packet limits of ours on the vif; an empty mapping removes all trace of them.
+        What was read less than half a second ago, with no change of ours since, is told again.
+        """
+        return {devid: filters.limits() for devid, filters in self._filters(domid).items()}
+
+    def set_police(self, domid: int, wanted: Mapping[int, Mapping[PacketClass, int]]) -> None:
+        """Make `wanted` the packet limits of ours on the vifs named; empty removes all trace of them.
 
         The vifs of one domain share the limit of a class: it is the whole VM's, and what was set last.
         """
-        device = self.device(domid, devid)
-        lines = tc.plan(device, domid, self._filters(device), wanted)
+        there = self._filters(domid)
+        lines: list[str] = []
+        for devid, by_class in wanted.items():
+            if devid not in there:
+                raise LimitError(f"vif{domid}.{devid} went away", LimitState.NO_TARGET)
+            lines += tc.plan(self.device(domid, devid), domid, there[devid], by_class)
         if lines:
+            self._seen.pop(domid, None)
             self._tc(lines)
 
-    def _filters(self, device: str) -> tc.VifFilters:
-        said = self._tc(tc.query(device), json_output=True)
+    def _filters(self, domid: int) -> dict[int, tc.VifFilters]:
+        """Read all of the domain's vifs by one process: it is the process that costs."""
+        seen = self._seen.get(domid)
+        if seen is not None and self._monotonic() - seen[0] < _FRESH_S:
+            return seen[1]
+        devices = {devid: self.device(domid, devid) for devid in self.devids(domid)}
+        # One whose device is not there yet, or not any more, must not keep the others from their limits.
+        devices = {devid: name for devid, name in devices.items() if (self._sys_net / name).exists()}
+        if not devices:
+            return {}
+        said = self._tc([line for name in devices.values() for line in tc.query(name)], json_output=True)
         try:
-            return tc.parse(said)
+            found = dict(zip(devices, tc.parse(said), strict=True))
         except ValueError as problem:
             raise LimitError(f"tc's answer is not understood: {problem}", LimitState.FAILED) from problem
+        self._seen = {domid: (self._monotonic(), found)}
+        return found
 
 
 def _backend(domid: int, devid: int) -> str:

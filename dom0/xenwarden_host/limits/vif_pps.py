@@ -35,21 +35,21 @@ class VifPps:
 
     def read(self, domain: DomainInfo) -> dict[str, Text]:
         """Return the class's limit on each vif, read from the kernel."""
-        devids = self._vifs.devids(domain.domid)
-        if not devids:
+        found = self._vifs.police(domain.domid)
+        if not found:
             raise LimitError("no vif whose backend is in dom0", LimitState.NO_TARGET)
-        found = {str(devid): self._vifs.police(domain.domid, devid).get(self._class) for devid in devids}
-        return {place: None if pps is None else str(pps) for place, pps in found.items()}
+        limits = {str(devid): by_class.get(self._class) for devid, by_class in found.items()}
+        return {place: None if pps is None else str(pps) for place, pps in limits.items()}
 
     def plan(self, domain: DomainInfo, value: int, originals: Mapping[str, Text]) -> dict[str, Text]:  # noqa: ARG002
         """Return the value for every vif: they share it."""
         return dict.fromkeys(originals, str(value))
 
-    def write(self, domain: DomainInfo, place: str, text: Text) -> None:
+    def write(self, domain: DomainInfo, texts: Mapping[str, Text]) -> None:
         """Set or remove this class's limit and keep the others'."""
-        devid = int(place)
-        wanted = self._vifs.police(domain.domid, devid)
-        wanted.pop(self._class, None)
-        if text is not None:
-            wanted[self._class] = int(text)
-        self._vifs.set_police(domain.domid, devid, wanted)
+        found = self._vifs.police(domain.domid)
+        wanted = {}
+        for place, text in texts.items():
+            others = {c: pps for c, pps in found.get(int(place), {}).items() if c != self._class}
+            wanted[int(place)] = others if text is None else {**others, self._class: int(text)}
+        self._vifs.set_police(domain.domid, wanted)

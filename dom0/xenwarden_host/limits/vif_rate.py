@@ -57,9 +57,10 @@ class VifRate:
             planned[place] = original if stricter else f"{bytes_},{INTERVAL_USECS}"
         return planned
 
-    def write(self, domain: DomainInfo, place: str, text: Text) -> None:
-        """Write or remove the node."""
-        self._vifs.set_rate(domain.domid, int(place), text)
+    def write(self, domain: DomainInfo, texts: Mapping[str, Text]) -> None:
+        """Write or remove the nodes."""
+        for place, text in texts.items():
+            self._vifs.set_rate(domain.domid, int(place), text)
 
 
 def queue_bps(text: Text) -> float | None:

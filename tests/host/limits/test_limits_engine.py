@@ -83,10 +83,10 @@ def test_packet_limits_of_two_classes_do_not_disturb_each_other(host: Host) -> N
     host.want(SYN, 100)
     host.want(UDP, 500)
     host.tick()
-    assert host.vifs.police(host.domid, 0) == {PacketClass.SYN: 100, PacketClass.UDP: 500}
+    assert host.vifs.police(host.domid)[0] == {PacketClass.SYN: 100, PacketClass.UDP: 500}
     host.engine.lift(VM, SYN, "hsem")
     host.tick()
-    assert host.vifs.police(host.domid, 0) == {PacketClass.UDP: 500}
+    assert host.vifs.police(host.domid)[0] == {PacketClass.UDP: 500}
 
 
 def test_an_operators_word_stands_over_hsems(host: Host) -> None:
@@ -139,11 +139,11 @@ def test_a_migrated_vm_gets_its_limits_back_and_a_limit_is_never_taken_for_the_o
         host.restart()
     assert {(e.key, e.state) for e in host.tick()} <= {(k, LimitState.SET) for k in (CAP, RATE, SYN)}
     assert (host.cap, host.rate) == (20, "6250,50000")
-    assert host.vifs.police(host.domid, 0) == {PacketClass.SYN: 100}
+    assert host.vifs.police(host.domid)[0] == {PacketClass.SYN: 100}
     assert host.engine.held(VM) == {CAP, RATE, SYN}
     host.engine.lift_all(VM)
     host.tick()
-    assert (host.cap, host.rate, host.vifs.police(host.domid, 0)) == (90, None, {})
+    assert (host.cap, host.rate, host.vifs.police(host.domid)[0]) == (90, None, {})
 
 
 def test_a_vm_restored_from_a_save_file_does_not_keep_a_cap_that_was_lifted_since(host: Host) -> None:

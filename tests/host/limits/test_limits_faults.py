@@ -9,6 +9,9 @@ story goes on. It must end as the one in which nobody died.
 from __future__ import annotations
 
 import contextlib
+import shutil
+import tempfile
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -18,10 +21,17 @@ from xenwarden_host.limits.journal import JournalError
 from xenwarden_host.records import LimitState
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-    from pathlib import Path
+    from collections.abc import Callable, Iterator
 
     Step = Callable[[Host], Any]
+
+
+@pytest.fixture
+def folder() -> Iterator[Path]:
+    """A folder in memory: thousands of synchronous commits would wait for the disk."""
+    made = Path(tempfile.mkdtemp(prefix="xenwarden-faults-", dir="/dev/shm"))
+    yield made
+    shutil.rmtree(made)
 
 
 def want(key: Any, value: int, owner: str = "hsem") -> Step:
@@ -132,16 +142,16 @@ def ends(host: Host) -> Any:
 
 @pytest.mark.parametrize("name", STORIES)
 def test_dying_at_any_point_changes_nothing_in_the_end(
-    name: str, tmp_path: Path, record_property: Callable[[str, object], None]
+    name: str, folder: Path, record_property: Callable[[str, object], None]
 ) -> None:
     story = STORIES[name]
     quiet = Fault()
-    expected = ends(tell(tmp_path / "quiet", story, quiet))
+    expected = ends(tell(folder / "quiet", story, quiet))
     points = len(quiet.points)
     assert points > 5
     for at in range(points):
         for after in (False, True):
-            host = tell(tmp_path / f"{at}-{after}", story, Fault(at, after=after))
+            host = tell(folder / f"{at}-{after}", story, Fault(at, after=after))
             assert ends(host) == expected, (
                 f"died {'after' if after else 'before'} point {at}: {quiet.points[at]}"
             )
@@ -149,14 +159,14 @@ def test_dying_at_any_point_changes_nothing_in_the_end(
 
 
 @pytest.mark.parametrize("name", STORIES)
-def test_after_any_death_each_place_has_what_was_decided_or_what_was_there(name: str, tmp_path: Path) -> None:
+def test_after_any_death_each_place_has_what_was_decided_or_what_was_there(name: str, folder: Path) -> None:
     """Nobody repeats anything: the engine alone, from its journal."""
     quiet = Fault()
-    tell(tmp_path / "quiet", STORIES[name], quiet)
+    tell(folder / "quiet", STORIES[name], quiet)
     for at in range(len(quiet.points)):
-        folder = tmp_path / str(at)
-        folder.mkdir()
-        host = Host(folder, cap=90)
+        life = folder / str(at)
+        life.mkdir()
+        host = Host(life, cap=90)
         with contextlib.suppress(Killed):
             host.restart(Fault(at))
             for step in STORIES[name]:

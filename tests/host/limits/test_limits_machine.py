@@ -174,7 +174,7 @@ class Limits(RuleBasedStateMachine):
             assert self.host.rate == self.native_rate
         else:
             assert self.host.rate == f"{rate // 160},50000"
-        police = self.host.vifs.police(self.host.domid, 0)
+        police = self.host.vifs.police(self.host.domid)[0]
         assert police == ({} if syn is None else {SYN.match: syn})
         held = {key for key, _owner in self.wants}
         assert self.host.engine.held(VM) == held

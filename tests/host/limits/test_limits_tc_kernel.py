@@ -8,6 +8,7 @@ guest's end of the pair; a filter of "the admin's", behind ours, counts what com
 from __future__ import annotations
 
 import ctypes
+import itertools
 import json
 import os
 import socket
@@ -26,6 +27,7 @@ from xenwarden_host.records import LimitState, PacketClass
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+    from pathlib import Path
 
 CLONE_NEWNET = 0x40000000
 DOMID = 7
@@ -68,20 +70,28 @@ def namespace() -> Iterator[None]:
             libc.setns(home.fileno(), CLONE_NEWNET)
 
 
-def plug(devid: int = 0) -> str:
-    device = f"vif{DOMID}.{devid}"
-    sh(f"ip link add {device} type veth peer name guest{devid}")
-    for end in (device, f"guest{devid}"):
-        sh(f"ip link set {end} up")
-    return device
+class World(DomainVifs):
+    """The real thing on a store in memory, and what plugs vifs into it."""
+
+    def __init__(self, sys_net: Path) -> None:
+        self.store = FakeStore()
+        self.sys_net = sys_net
+        # /sys shows the network namespace that it was mounted in; the time makes nothing told twice.
+        super().__init__(self.store, sys_net=sys_net, monotonic=itertools.count().__next__)
+
+    def plug(self, devid: int = 0) -> str:
+        device = f"vif{DOMID}.{devid}"
+        sh(f"ip link add {device} type veth peer name guest{devid}")
+        for end in (device, f"guest{devid}"):
+            sh(f"ip link set {end} up")
+        (self.sys_net / device / "queues" / "tx-0").mkdir(parents=True)
+        self.store.write(f"/local/domain/0/backend/vif/{DOMID}/{devid}/state", b"4")
+        return device
 
 
 @pytest.fixture
-def vifs(namespace: None) -> DomainVifs:  # noqa: ARG001
-    store = FakeStore()
-    for devid in (0, 1):
-        store.write(f"/local/domain/0/backend/vif/{DOMID}/{devid}/state", b"4")
-    return DomainVifs(store)
+def vifs(namespace: None, tmp_path: Path) -> World:  # noqa: ARG001
+    return World(tmp_path)
 
 
 def ipv4(protocol: int, payload: bytes) -> bytes:
@@ -142,11 +152,11 @@ def flood(frame: bytes, devid: int = 0) -> tuple[int, float]:
     [(PacketClass.SYN, {"syn", "syn6"}), (PacketClass.UDP, {"udp"}), (PacketClass.ICMP, {"echo", "echo6"})],
 )
 def test_requests_of_the_class_are_limited_and_nothing_else(
-    vifs: DomainVifs, packet_class: PacketClass, limited: set[str]
+    vifs: World, packet_class: PacketClass, limited: set[str]
 ) -> None:
-    device = plug()
-    vifs.set_police(DOMID, 0, {packet_class: PPS})
-    assert vifs.police(DOMID, 0) == {packet_class: PPS}
+    device = vifs.plug()
+    vifs.set_police(DOMID, {0: {packet_class: PPS}})
+    assert vifs.police(DOMID)[0] == {packet_class: PPS}
     count_all(device)
     for name, frame in FRAMES.items():
         passed, seconds = flood(frame)
@@ -157,95 +167,95 @@ def test_requests_of_the_class_are_limited_and_nothing_else(
             assert passed >= SENT, name
 
 
-def test_the_limit_is_the_whole_vms_over_its_vifs_and_both_families(vifs: DomainVifs) -> None:
+def test_the_limit_is_the_whole_vms_over_its_vifs_and_both_families(vifs: World) -> None:
     start = time.monotonic()
     for devid in (0, 1):
-        device = plug(devid)
-        vifs.set_police(DOMID, devid, {PacketClass.SYN: PPS})
+        device = vifs.plug(devid)
+        vifs.set_police(DOMID, {devid: {PacketClass.SYN: PPS}})
         count_all(device)
     passed = sum(flood(FRAMES[name], devid)[0] for name in ("syn", "syn6") for devid in (0, 1))
     assert 0 < passed <= tc.burst(PPS) + PPS * (time.monotonic() - start) + 20  # chatter
 
 
-def test_a_changed_value_is_in_force_at_once(vifs: DomainVifs) -> None:
-    device = plug()
-    vifs.set_police(DOMID, 0, {PacketClass.UDP: 10})
-    vifs.set_police(DOMID, 0, {PacketClass.UDP: 1_000_000, PacketClass.ICMP: 5})
-    assert vifs.police(DOMID, 0) == {PacketClass.UDP: 1_000_000, PacketClass.ICMP: 5}
+def test_a_changed_value_is_in_force_at_once(vifs: World) -> None:
+    device = vifs.plug()
+    vifs.set_police(DOMID, {0: {PacketClass.UDP: 10}})
+    vifs.set_police(DOMID, {0: {PacketClass.UDP: 1_000_000, PacketClass.ICMP: 5}})
+    assert vifs.police(DOMID)[0] == {PacketClass.UDP: 1_000_000, PacketClass.ICMP: 5}
     count_all(device)
     assert flood(FRAMES["udp"])[0] >= SENT
 
 
-def test_what_is_lifted_leaves_nothing_behind(vifs: DomainVifs) -> None:
-    device = plug()
+def test_what_is_lifted_leaves_nothing_behind(vifs: World) -> None:
+    device = vifs.plug()
     qdiscs = sh(f"tc qdisc show dev {device}")
-    vifs.set_police(DOMID, 0, dict.fromkeys(PacketClass, PPS))
-    vifs.set_police(DOMID, 0, {PacketClass.UDP: PPS})
-    vifs.set_police(DOMID, 0, {})
+    vifs.set_police(DOMID, {0: dict.fromkeys(PacketClass, PPS)})
+    vifs.set_police(DOMID, {0: {PacketClass.UDP: PPS}})
+    vifs.set_police(DOMID, {0: {}})
     assert sh(f"tc qdisc show dev {device}") == qdiscs
     assert sh(f"tc filter show dev {device} ingress") == ""
     assert json.loads(sh("tc -j actions ls action police")) == []
 
 
 @pytest.mark.parametrize("qdisc", ["clsact", "ingress"])
-def test_filters_and_qdisc_of_the_admin_survive(vifs: DomainVifs, qdisc: str) -> None:
-    device = plug()
+def test_filters_and_qdisc_of_the_admin_survive(vifs: World, qdisc: str) -> None:
+    device = vifs.plug()
     sh(f"tc qdisc add dev {device} {qdisc}")
     sh(f"tc filter add dev {device} ingress pref 50 protocol ip flower ip_proto tcp dst_port 22 action drop")
     before = [sh(f"tc filter show dev {device} ingress"), sh(f"tc qdisc show dev {device}")]
-    vifs.set_police(DOMID, 0, {PacketClass.SYN: PPS})
-    assert vifs.police(DOMID, 0) == {PacketClass.SYN: PPS}
-    vifs.set_police(DOMID, 0, {})
+    vifs.set_police(DOMID, {0: {PacketClass.SYN: PPS}})
+    assert vifs.police(DOMID)[0] == {PacketClass.SYN: PPS}
+    vifs.set_police(DOMID, {0: {}})
     assert [sh(f"tc filter show dev {device} ingress"), sh(f"tc qdisc show dev {device}")] == before
 
 
-def test_an_empty_qdisc_of_the_admin_survives_a_restart_of_ours(vifs: DomainVifs) -> None:
-    device = plug()
+def test_an_empty_qdisc_of_the_admin_survives_a_restart_of_ours(vifs: World) -> None:
+    device = vifs.plug()
     sh(f"tc qdisc add dev {device} clsact")
-    vifs.set_police(DOMID, 0, {PacketClass.SYN: PPS})
-    vifs.set_police(DOMID, 0, {PacketClass.SYN: PPS, PacketClass.UDP: PPS})
-    vifs.set_police(DOMID, 0, {})
+    vifs.set_police(DOMID, {0: {PacketClass.SYN: PPS}})
+    vifs.set_police(DOMID, {0: {PacketClass.SYN: PPS, PacketClass.UDP: PPS}})
+    vifs.set_police(DOMID, {0: {}})
     assert "clsact" in sh(f"tc qdisc show dev {device}")
 
 
-def test_a_filter_that_the_admin_put_on_our_qdisc_keeps_it(vifs: DomainVifs) -> None:
-    device = plug()
-    vifs.set_police(DOMID, 0, {PacketClass.SYN: PPS})
+def test_a_filter_that_the_admin_put_on_our_qdisc_keeps_it(vifs: World) -> None:
+    device = vifs.plug()
+    vifs.set_police(DOMID, {0: {PacketClass.SYN: PPS}})
     sh(f"tc filter add dev {device} egress pref 50 protocol ip flower ip_proto tcp dst_port 22 action drop")
-    vifs.set_police(DOMID, 0, {})
+    vifs.set_police(DOMID, {0: {}})
     assert "dst_port 22" in sh(f"tc filter show dev {device} egress")
 
 
-def test_somebody_elses_filter_at_our_preference_is_named_and_left(vifs: DomainVifs) -> None:
-    device = plug()
+def test_somebody_elses_filter_at_our_preference_is_named_and_left(vifs: World) -> None:
+    device = vifs.plug()
     sh(f"tc qdisc add dev {device} clsact")
     sh(f"tc filter add dev {device} ingress pref 41 protocol ip flower ip_proto tcp dst_port 22 action drop")
     before = sh(f"tc filter show dev {device} ingress")
     with pytest.raises(LimitError) as refused:
-        vifs.set_police(DOMID, 0, {PacketClass.SYN: PPS})
+        vifs.set_police(DOMID, {0: {PacketClass.SYN: PPS}})
     assert refused.value.state == LimitState.FAILED
     assert sh(f"tc filter show dev {device} ingress") == before
 
 
-def test_a_vif_that_goes_takes_its_limits_along_and_is_a_named_state(vifs: DomainVifs) -> None:
-    device = plug()
-    vifs.set_police(DOMID, 0, {PacketClass.SYN: PPS})
+def test_a_vif_that_goes_takes_its_limits_along_and_is_a_named_state(vifs: World) -> None:
+    device = vifs.plug()
+    vifs.set_police(DOMID, {0: {PacketClass.SYN: PPS}})
     sh(f"ip link del {device}")
     assert json.loads(sh("tc -j actions ls action police")) == []
-    for call in (lambda: vifs.police(DOMID, 0), lambda: vifs.set_police(DOMID, 0, {PacketClass.SYN: 1})):
+    for call in (lambda: vifs.police(DOMID)[0], lambda: vifs.set_police(DOMID, {0: {PacketClass.SYN: 1}})):
         with pytest.raises(LimitError) as gone:
             call()
         assert gone.value.state == LimitState.NO_TARGET
 
 
-def test_half_set_limits_do_not_count_and_are_completed(vifs: DomainVifs) -> None:
-    device = plug()
-    vifs.set_police(DOMID, 0, {PacketClass.SYN: PPS})
+def test_half_set_limits_do_not_count_and_are_completed(vifs: World) -> None:
+    device = vifs.plug()
+    vifs.set_police(DOMID, {0: {PacketClass.SYN: PPS}})
     handle = next(f for f in ours(device) if f["pref"] == 42)["options"]["handle"]
     sh(f"tc filter del dev {device} ingress pref 42 protocol ipv6 handle {handle:#x} flower")
-    assert vifs.police(DOMID, 0) == {}
-    vifs.set_police(DOMID, 0, {PacketClass.SYN: PPS})
-    assert vifs.police(DOMID, 0) == {PacketClass.SYN: PPS}
+    assert vifs.police(DOMID)[0] == {}
+    vifs.set_police(DOMID, {0: {PacketClass.SYN: PPS}})
+    assert vifs.police(DOMID)[0] == {PacketClass.SYN: PPS}
 
 
 def ours(device: str) -> list[dict[str, Any]]:
