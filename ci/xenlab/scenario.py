@@ -25,6 +25,7 @@ class Host:
     init: str = "fast"
     memory_mb: int = 1024
     vcpus: int = 1
+    weight: int = 512  # dom0's, in a scheduler that gives each guest 256
     xenwarden: bool = True
     policy: dict[str, Any] | None = None
 
