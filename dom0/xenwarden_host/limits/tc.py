@@ -108,7 +108,10 @@ def parse(text: str) -> list[VifFilters]:
     arrays = [json.loads(line) for line in text.splitlines() if line.strip()]
     if len(arrays) % 3:
         raise ValueError(f"{len(arrays)} arrays")
-    return [_device(*arrays[i : i + 3]) for i in range(0, len(arrays), 3)]
+    try:
+        return [_device(*arrays[i : i + 3]) for i in range(0, len(arrays), 3)]
+    except (AttributeError, KeyError, TypeError) as problem:
+        raise ValueError(f"unknown form: {problem!r}") from problem
 
 
 def _device(ingress: list[Any], egress: list[Any], qdiscs: list[Any]) -> VifFilters:
