@@ -23,7 +23,7 @@ from xenwarden_host.records import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping
+    from collections.abc import Callable, Collection, Iterable, Mapping
 
     from xenwarden_host.audit import Audit
     from xenwarden_host.daemon.ledger import Ledger
@@ -44,7 +44,7 @@ class Applier:
         self._dry_run = dry_run
         self._wanted: dict[tuple[str, LimitKey], tuple[int, str]] = {}  # HSEM's: value, why
         self._told: dict[tuple[str, LimitKey], tuple[LimitState, int]] = {}
-        self._taken_over: set[str] = set()  # VMs of which nothing of an earlier daemon is left
+        self._here: set[str] = set()  # VMs of the last tick
         self.asked: dict[str, int] = {}  # questions to VREM that are not answered yet
         self.ordered: dict[str, Level] = {}
         self.killed = False
@@ -149,7 +149,7 @@ class Applier:
                 self._engine.want(uuid, key, value, audit.HSEM, why)
 
     def note_changes(self, changes: Iterable[LimitStatus], vms: Mapping[str, Guest]) -> None:
-        """Record what the engine's reconciling changed on the host. A refusal that goes on is told once."""
+        """Record what the engine's reconciling changed on the host; a new reason alone is no change."""
         for status in changes:
             told = (status.state, status.value)
             key = (status.uuid, status.key)
@@ -182,24 +182,46 @@ class Applier:
             )
 
     def forget(self, uuid: str) -> None:
-        """Drop what is kept of a VM whose limits an operator released."""
+        """Drop what is kept of HSEM's wishes for a VM."""
         for key in [key for key in self._wanted if key[0] == uuid]:
             del self._wanted[key]
+        for key in [key for key in self._told if key[0] == uuid]:
+            del self._told[key]
 
-    def take_over(self, uuids: Iterable[str]) -> None:
-        """Lift what an earlier daemon left of HSEM's limits on these VMs and HSEM does not want now.
+    def begin(self, uuids: Collection[str]) -> None:
+        """Forget what was said of VMs that were not here at the last tick: HSEM says again what it wants."""
+        self._here &= set(uuids)
+        for uuid in set(uuids) - self._here:
+            self.ordered.pop(uuid, None)
+            self.asked.pop(uuid, None)
+            self.forget(uuid)
 
-        HSEM says again what it wants after a restart. What it does not say was decided just before the
-        earlier daemon died, and is not remembered: nobody would ever lift it.
+    def finish(self, uuids: Collection[str]) -> None:
+        """Lift what HSEM once wanted of VMs that are new here and did not say again.
+
+        That was decided by an earlier daemon just before it died, or of a VM that was gone for so long that
+        HSEM has forgotten it: nobody else would ever lift it.
         """
-        for uuid in uuids:
-            if uuid in self._taken_over or self._dry_run:
-                continue
-            self._taken_over.add(uuid)
-            for status in self._engine.status(uuid):
-                if status.owner == audit.HSEM and (uuid, status.key) not in self._wanted:
-                    log.warning("event=limit-orphaned uuid=%s key=%s", uuid, status.key)
-                    self._engine.lift(uuid, status.key, audit.HSEM)
+        if self._dry_run:
+            return
+        for uuid in set(uuids) - self._here:
+            self._here.add(uuid)
+            self._lift_unsaid(self._engine.status(uuid))
+
+    def lift_forgotten(self, present: Collection[str], remembered: Callable[[str], bool]) -> None:
+        """Lift what HSEM wanted of VMs that are gone and that it does not remember any more."""
+        if not self._dry_run:
+            gone = [status for status in self._engine.status() if status.uuid not in present]
+            for status in gone:
+                if not remembered(status.uuid):
+                    self.forget(status.uuid)
+            self._lift_unsaid(status for status in gone if not remembered(status.uuid))
+
+    def _lift_unsaid(self, statuses: Iterable[LimitStatus]) -> None:
+        for status in statuses:
+            if status.owner == audit.HSEM and (status.uuid, status.key) not in self._wanted:
+                log.warning("event=limit-orphaned uuid=%s key=%s", status.uuid, status.key)
+                self._engine.lift(status.uuid, status.key, audit.HSEM)
 
     def _record(self, event: str, uuid: str, name: str, text: str, **data: Any) -> None:
         if self._dry_run:

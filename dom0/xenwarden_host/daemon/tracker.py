@@ -92,8 +92,12 @@ class Tracker:
             self._first_seen_s.setdefault(info.uuid, now_s)
         gone = self._first_seen_s.keys() - {info.uuid for info in domains}
         for uuid in gone:
-            self._known[uuid] = (self.known_s(uuid, now_s), self._clock.unix())
+            known_s = self.known_s(uuid, now_s)
+            self._known.pop(uuid, None)  # to the end of the row: who is gone for longest goes first
+            self._known[uuid] = (known_s, self._clock.unix())
             del self._first_seen_s[uuid]
+        while len(self._known) > _KNOWN_MAX:
+            del self._known[next(iter(self._known))]
         self._connect_guests(now_s)
         return domains
 

@@ -139,6 +139,7 @@ class Warden:
             self._guard("limits", lambda: self._reconcile(vms))
         self._guard("channel", lambda: self._tell_guests(now_s))
         if now_s >= self._next_save_s:
+            self._guard("limits", lambda: self._lift_forgotten(vms))
             self.save()
 
     def _guard(self, where: str, step: Callable[[], object]) -> bool:
@@ -179,9 +180,11 @@ class Warden:
         for view in snapshot.vms:
             self._note_answer(view)
             self._note_level(view.uuid, view.name, reported=view.report.level if view.report else 1)
+        here = {view.uuid for view in snapshot.vms}
         actions = self.hsem.decide(snapshot)
+        self.applier.begin(here)
         self.applier.apply(actions, vms)
-        self.applier.take_over(view.uuid for view in snapshot.vms)
+        self.applier.finish(here)
         if actions:
             # Before the host is changed: what was decided must not be forgotten by a crash.
             self._guard("database", self._save_decisions)
@@ -210,6 +213,9 @@ class Warden:
                 name=name,
                 to=int(level),
             )
+
+    def _lift_forgotten(self, vms: Mapping[str, Guest]) -> None:
+        self.applier.lift_forgotten(vms, lambda uuid: self.hsem.state(uuid) is not VmState.NORMAL)
 
     def _note_answer(self, view: VmView) -> None:
         """Note an answer of VREM's that is new; one to a question that was not asked is none."""

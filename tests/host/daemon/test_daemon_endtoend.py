@@ -595,3 +595,30 @@ def test_down_nodes_are_written_only_when_they_change(world: World) -> None:
     guest.connection.events()
     world.run(seconds=30)
     assert guest.connection.events() == []
+
+
+@pytest.mark.parametrize("away_s", [5, 90])
+def test_limited_vm_that_reboots_is_limited_again_until_it_is_forgotten(
+    tmp_path: Path, away_s: float
+) -> None:
+    with World(tmp_path, policy="release: {repeat_s: 20}\n") as world:
+        mallory, victim, _bystander = start_three(world)
+        flood(mallory, victim)
+        world.run(seconds=30)
+        limit = dict(police(world, mallory))
+        world.hypervisor.destroy(mallory.domid)
+        world.store.remove_domain(mallory.domid)
+        mallory.stop_agent()
+        calm(mallory, victim)
+        world.run(seconds=away_s)
+        mallory.domid = world.hypervisor.add(mallory.uuid, "mallory", cap=80)
+        world.store.add_domain(mallory.domid)
+        world.vifs.add(mallory.domid, rate=RATE)
+        world.run(seconds=5)
+        if away_s < 20:
+            assert police(world, mallory) == limit
+            assert world.show(mallory)["state"] == "contained"
+        else:
+            assert as_found(world, mallory)
+            assert world.show(mallory)["state"] == "normal"
+            assert world.xenwarden("limits") == []
