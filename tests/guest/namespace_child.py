@@ -46,10 +46,7 @@ def each_frame() -> dict[str, object]:
     """Send and receive every frame; return classes counted and all bytes that reached user space."""
     here = interface("here")
     counter = ClassCounter(here)
-    samplers = {
-        "sent": HeaderSampler(here, bpf.Plan(1), outgoing=True),
-        "received": HeaderSampler(here, bpf.Plan(1), outgoing=False),
-    }
+    sampler = HeaderSampler(here, bpf.Plan(1), bpf.Plan(2))
     sockets = {"sent": raw("here"), "received": raw("there")}
     out: dict[str, object] = {}
     for name, (frame, _kind) in frames.FRAMES.items():
@@ -57,12 +54,12 @@ def each_frame() -> dict[str, object]:
             counter.read()
             sockets[way].send(frame)
             classes = dict(zip(bpf.CLASSES, counter.read(), strict=True))
-            headers = samplers[way].read()
-            rings = b"".join(bytes(sampler._ring or b"") for sampler in samplers.values())
+            headers = [header for sent, header in sampler.read() if sent == (way == "sent")]
+            ring = bytes(sampler._ring or b"")
             out[f"{name}/{way}"] = {
                 "classes": {key: count for key, count in classes.items() if count and key != "other"},
                 "headers": [base64.b64encode(header).decode() for header in headers],
-                "leaked": frames.PAYLOAD[:8] in rings,
+                "leaked": frames.PAYLOAD[:8] in ring,
             }
     return out
 

@@ -54,14 +54,14 @@ def test_on_a_bridge_only_own_frames_count() -> None:
     assert class_of(forwarded, machine.OUTGOING, mac) == "other"
     assert class_of(own, machine.HOST, mac) == "rx_syn"
     assert class_of(own, machine.BROADCAST, mac) == "other"
-    assert machine.run(bpf.sampler(ALL, outgoing=True, own_mac=mac), own, machine.OUTGOING) > 0
-    assert machine.run(bpf.sampler(ALL, outgoing=True, own_mac=mac), forwarded, machine.OUTGOING) == 0
+    assert machine.run(bpf.sampler(ALL, ALL, mac), own, machine.OUTGOING) > 0
+    assert machine.run(bpf.sampler(ALL, ALL, mac), forwarded, machine.OUTGOING) == 0
 
 
 @pytest.mark.parametrize("name", frames.FRAMES)
 def test_no_payload_byte_is_within_the_length_that_the_sampler_returns(name: str) -> None:
     frame, _ = frames.FRAMES[name]
-    length = machine.run(bpf.sampler(ALL, outgoing=True), frame, machine.OUTGOING)
+    length = machine.run(bpf.sampler(ALL, ALL), frame, machine.OUTGOING)
     assert b"SECRET" not in frame[:length]
     assert frames.PAYLOAD[:2] not in frame[:length]
 
@@ -69,13 +69,13 @@ def test_no_payload_byte_is_within_the_length_that_the_sampler_returns(name: str
 @given(FRAME, st.sampled_from([machine.OUTGOING, machine.HOST]))
 def test_any_bytes_have_a_class_and_headers_of_bounded_length(frame: bytes, packet_type: int) -> None:
     assert 0 <= machine.run(bpf.classifier(), frame, packet_type) < len(bpf.CLASSES)
-    length = machine.run(bpf.sampler(ALL, outgoing=packet_type == machine.OUTGOING), frame, packet_type)
+    length = machine.run(bpf.sampler(ALL, ALL), frame, packet_type)
     assert length <= 22 + 40 + 14  # two tags, IPv6, TCP up to its flags
 
 
 @given(FRAME)
 def test_user_space_reads_the_same_from_the_headers_as_from_the_whole_frame(frame: bytes) -> None:
-    length = machine.run(bpf.sampler(ALL, outgoing=True), frame, machine.OUTGOING)
+    length = machine.run(bpf.sampler(ALL, ALL), frame, machine.OUTGOING)
     if not length:
         return
     cut, whole = parse(frame[:length]), parse(frame)
@@ -102,7 +102,7 @@ def test_the_kernel_and_user_space_agree_on_the_slice_of_addresses(
         frame = frames.ethernet(frames.V4, frames.ipv4(6, body, dest=address))
     else:
         frame = frames.ethernet(frames.V6, frames.ipv6(6, body, dest=address))
-    taken = machine.run(bpf.sampler(plan, outgoing=True), frame, machine.OUTGOING, random=2**32 - 1) > 0
+    taken = machine.run(bpf.sampler(plan, ALL), frame, machine.OUTGOING, random=2**32 - 1) > 0
     assert taken == (plan.chance(address, syn=False) == 1.0)
 
 
@@ -111,14 +111,14 @@ def test_the_kernel_and_user_space_agree_on_the_slice_of_addresses(
 )
 def test_chance_takes_one_in_a_power_of_two_with_syns_apart(name: str, shift: int) -> None:
     plan = bpf.Plan(7, shift=5, syn_shift=3, slice_shift=32)
-    program = bpf.sampler(plan, outgoing=False)
+    program = bpf.sampler(ALL, plan)
     frame, _ = frames.FRAMES[name]
     assert machine.run(program, frame, machine.HOST, random=(2**32 >> shift) - 1) > 0
     assert machine.run(program, frame, machine.HOST, random=2**32 >> shift) == 0
 
 
 def test_jumps_of_every_plan_fit_the_instruction() -> None:
-    for plan in (ALL, NONE_BY_CHANCE):
-        for outgoing in (True, False):
+    for sent in (ALL, NONE_BY_CHANCE):
+        for received in (ALL, NONE_BY_CHANCE):
             for mac in (b"", b"\x02\0\0\0\0\x01"):
-                assert 8 <= len(bpf.sampler(plan, outgoing=outgoing, own_mac=mac)) <= 4096 * 8
+                assert 8 <= len(bpf.sampler(sent, received, mac)) <= 4096 * 8

@@ -206,36 +206,43 @@ def address_hash(address: bytes, salt: int) -> int:
     return folded * _HASH_2 & _WORD
 
 
-def sampler(plan: Plan, *, outgoing: bool, own_mac: bytes = b"") -> bytes:
-    """Return the program that takes sent (or received) packets by `plan` and returns their headers' length.
+def sampler(sent: Plan, received: Plan, own_mac: bytes = b"") -> bytes:
+    """Return the program that takes packets by the plan of their direction, cut to their headers.
 
     Only packets with an IP or ARP address: the others have no peer. Only headers of fixed length, so that
     no length field, which the sender chooses, lets payload through: behind IP options and IPv6 extension
     headers nothing is taken.
     """
     p = Program()
-    _direction(p, own_mac, only_outgoing=outgoing)
-    peer = "dest" if outgoing else "source"
-    _layers(p, peer="" if plan.takes_all else peer, fixed_only=True)
+    _direction(p, own_mac)
+    _layers(p, by_peer=not (sent.takes_all and received.takes_all), fixed_only=True)
     p.label("layer4")
     for protocol, label in ((_TCP, "tcp"), (_UDP, "udp"), (_ICMP, "icmp"), (_ICMP6, "icmp")):
         p.jump(_JEQ, protocol, label)
     p.label("fragment")  # and other protocols: nothing behind the IP header
-    _choose(p, plan, "ip", 0)
+    _goto_with(p, 0, "other")
     p.label("tcp")
-    if not plan.takes_all:
-        p.op(_LD_B_IND, _LL + 13)
-        p.op(_AND_K, _SYN | _ACK)
-        p.jump(_JEQ, _SYN, "", "tcp_other")
-        _choose(p, plan, "tcp_syn", TCP_BYTES, syn=True)
-        p.label("tcp_other")
-    _choose(p, plan, "tcp", TCP_BYTES)
+    p.op(_LD_B_IND, _LL + 13)
+    p.op(_AND_K, _SYN | _ACK)
+    p.jump(_JEQ, _SYN, "", "tcp_other")
+    _goto_with(p, TCP_BYTES, "syn")
+    p.label("tcp_other")
+    _goto_with(p, TCP_BYTES, "other")
     for label, size in (("udp", UDP_BYTES), ("icmp", ICMP_BYTES), ("arp", 2 + ARP_BYTES)):
         p.label(label)
-        _choose(p, plan, label, size)
-    if not plan.takes_all:
-        _choose_by_peer(p, plan)
-    p.label("taken")  # A: bytes behind X
+        _goto_with(p, size, "other")
+    for kind in ("syn", "other"):
+        p.label(kind)
+        p.op(_LD_MEM, _SCRATCH_RX)
+        p.jump(_JEQ, 1, f"{kind}_received")
+        _by_chance(p, sent, kind, "sent")
+        p.label(f"{kind}_received")
+        _by_chance(p, received, kind, "received")
+    for plan, way in ((sent, "sent"), (received, "received")):
+        if not plan.takes_all:
+            _by_peer(p, plan, way)
+    p.label("taken")
+    p.op(_LD_MEM, _SCRATCH_NEXT)
     p.op(_ADD_X)
     p.op(_RET_A)
     for label in ("none", "link_only", "ipv4_bad"):
@@ -244,21 +251,24 @@ def sampler(plan: Plan, *, outgoing: bool, own_mac: bytes = b"") -> bytes:
     return p.assemble()
 
 
-def _choose(p: Program, plan: Plan, name: str, size: int, *, syn: bool = False) -> None:
-    """Go on at "taken" with A = `size` where chance has it, else at "by_peer"."""
-    if not plan.takes_all:
-        p.op(_LD_IMM, size)
-        p.op(_ST, _SCRATCH_NEXT)
-        p.op(_LD_W_ABS, _AD_RANDOM)
-        p.jump(_JGT, _WORD >> (plan.syn_shift if syn else plan.shift), "by_peer", f"{name}_taken")
-        p.label(f"{name}_taken")
+def _goto_with(p: Program, size: int, label: str) -> None:
+    """Go on with the number of bytes wanted behind X kept."""
     p.op(_LD_IMM, size)
+    p.op(_ST, _SCRATCH_NEXT)
+    p.goto(label)
+
+
+def _by_chance(p: Program, plan: Plan, kind: str, way: str) -> None:
+    """Go on at "taken" where chance has it, else at the slice."""
+    if not plan.takes_all:
+        p.op(_LD_W_ABS, _AD_RANDOM)
+        p.jump(_JGT, _WORD >> (plan.syn_shift if kind == "syn" else plan.shift), f"{way}_by_peer")
     p.goto("taken")
 
 
-def _choose_by_peer(p: Program, plan: Plan) -> None:
+def _by_peer(p: Program, plan: Plan, way: str) -> None:
     """Go on at "taken" where the peer's address is in the slice, else at "none"; see `address_hash`."""
-    p.label("by_peer")
+    p.label(f"{way}_by_peer")
     p.op(_STX, _SCRATCH_X)
     p.op(_LD_MEM, _SCRATCH_PEER)
     p.op(_XOR_K, plan.salt)
@@ -269,7 +279,7 @@ def _choose_by_peer(p: Program, plan: Plan) -> None:
     p.op(_MUL_K, _HASH_2)
     p.op(_LDX_MEM, _SCRATCH_X)
     p.jump(_JGT, _WORD >> plan.slice_shift, "none")
-    p.op(_LD_MEM, _SCRATCH_NEXT)
+    p.goto("taken")
 
 
 def counted_only() -> bytes:
@@ -279,38 +289,30 @@ def counted_only() -> bytes:
     return p.assemble()
 
 
-def _direction(p: Program, own_mac: bytes, *, only_outgoing: bool | None = None) -> None:
+def _direction(p: Program, own_mac: bytes) -> None:
     """Leave for "none" what is not the VM's own; remember the direction in M[0]."""
     p.op(_LD_B_ABS, _AD_PKTTYPE)
-    if only_outgoing is True:
-        p.jump(_JEQ, _OUTGOING, "", "none")
-    elif only_outgoing is False:
-        p.jump(_JEQ, _OUTGOING, "none")
+    p.jump(_JEQ, _OUTGOING, "sent")
+    if own_mac:
+        p.jump(_JEQ, _HOST, "", "none")
     else:
-        p.jump(_JEQ, _OUTGOING, "sent")
-    if only_outgoing is not True:
-        if own_mac:
-            p.jump(_JEQ, _HOST, "", "none")
-        else:
-            p.jump(_JEQ, _OTHERHOST, "none")
-        p.op(_LD_IMM, 1)
-        p.op(_ST, _SCRATCH_RX)
-    if only_outgoing is None:
-        p.goto("layer2")
-        p.label("sent")
-    if only_outgoing is not False:
-        if own_mac:
-            p.op(_LD_W_ABS, _LL + 6)
-            p.jump(_JEQ, int.from_bytes(own_mac[:4], "big"), "", "none")
-            p.op(_LD_H_ABS, _LL + 10)
-            p.jump(_JEQ, int.from_bytes(own_mac[4:], "big"), "", "none")
-        p.op(_LD_IMM, 0)
-        p.op(_ST, _SCRATCH_RX)
+        p.jump(_JEQ, _OTHERHOST, "none")
+    p.op(_LD_IMM, 1)
+    p.op(_ST, _SCRATCH_RX)
+    p.goto("layer2")
+    p.label("sent")
+    if own_mac:
+        p.op(_LD_W_ABS, _LL + 6)
+        p.jump(_JEQ, int.from_bytes(own_mac[:4], "big"), "", "none")
+        p.op(_LD_H_ABS, _LL + 10)
+        p.jump(_JEQ, int.from_bytes(own_mac[4:], "big"), "", "none")
+    p.op(_LD_IMM, 0)
+    p.op(_ST, _SCRATCH_RX)
     p.label("layer2")
 
 
-def _layers(p: Program, peer: str = "", *, fixed_only: bool = False) -> None:
-    """Walk to layer 4; with `peer`, "source" or "dest", keep that address, folded to one word.
+def _layers(p: Program, *, by_peer: bool = False, fixed_only: bool = False) -> None:
+    """Walk to layer 4; with `by_peer`, keep the peer's address, folded to one word.
 
     Goes on at `layer4` (A: protocol, X: its offset), `fragment` (a later one; A: protocol), `arp`,
     `link_only` and `ipv4_bad` (X: offset of the Ethernet type). `fixed_only` does not go behind IP options
@@ -329,19 +331,28 @@ def _layers(p: Program, peer: str = "", *, fixed_only: bool = False) -> None:
     p.jump(_JEQ, _IPV6, "ipv6")
     p.jump(_JEQ, _ARP, "arp_header", "link_only")
     p.label("arp_header")
-    _keep_peer(p, {"source": (14,), "dest": (24,)}.get(peer, ()))
+    if by_peer:
+        _keep_peer(p, "arp", source=(14,), dest=(24,))
     p.goto("arp")
-    _ipv4(p, peer, fixed_only=fixed_only)
-    _ipv6(p, peer, fixed_only=fixed_only)
+    _ipv4(p, by_peer=by_peer, fixed_only=fixed_only)
+    _ipv6(p, by_peer=by_peer, fixed_only=fixed_only)
 
 
-def _keep_peer(p: Program, words: tuple[int, ...]) -> None:
-    """Keep the exclusive-or of the words at these offsets in the header that X's type announces."""
-    if not words:
-        return
+def _keep_peer(p: Program, name: str, *, source: tuple[int, ...], dest: tuple[int, ...]) -> None:
+    """Keep the exclusive-or of the address's words; offsets are in the header that X's type announces."""
+    p.op(_STX, _SCRATCH_X)
+    p.op(_LD_MEM, _SCRATCH_RX)
+    p.jump(_JEQ, 1, f"{name}_source")
+    _fold(p, dest)
+    p.goto(f"{name}_kept")
+    p.label(f"{name}_source")
+    _fold(p, source)
+    p.label(f"{name}_kept")
+
+
+def _fold(p: Program, words: tuple[int, ...]) -> None:
     p.op(_LD_W_IND, _LL + 2 + words[0])
     p.op(_ST, _SCRATCH_PEER)
-    p.op(_STX, _SCRATCH_X)
     for word in words[1:]:
         p.op(_LD_W_IND, _LL + 2 + word)
         p.op(_TAX)
@@ -351,9 +362,10 @@ def _keep_peer(p: Program, words: tuple[int, ...]) -> None:
         p.op(_LDX_MEM, _SCRATCH_X)
 
 
-def _ipv4(p: Program, peer: str, *, fixed_only: bool) -> None:
+def _ipv4(p: Program, *, by_peer: bool, fixed_only: bool) -> None:
     p.label("ipv4")
-    _keep_peer(p, {"source": (12,), "dest": (16,)}.get(peer, ()))
+    if by_peer:
+        _keep_peer(p, "ipv4", source=(12,), dest=(16,))
     p.op(_LD_B_IND, _LL + 2)
     p.op(_AND_K, 0x0F)
     p.jump(_JGE, 5, "", "ipv4_bad")
@@ -374,9 +386,10 @@ def _ipv4(p: Program, peer: str, *, fixed_only: bool) -> None:
     p.goto("fragment")
 
 
-def _ipv6(p: Program, peer: str, *, fixed_only: bool) -> None:
+def _ipv6(p: Program, *, by_peer: bool, fixed_only: bool) -> None:
     p.label("ipv6")
-    _keep_peer(p, {"source": (8, 12, 16, 20), "dest": (24, 28, 32, 36)}.get(peer, ()))
+    if by_peer:
+        _keep_peer(p, "ipv6", source=(8, 12, 16, 20), dest=(24, 28, 32, 36))
     p.op(_LD_B_IND, _LL + 2 + 6)
     p.op(_ST, _SCRATCH_NEXT)
     _add_to_x(p, 2 + 40)

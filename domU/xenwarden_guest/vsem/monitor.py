@@ -33,37 +33,30 @@ _SIGNALS = {
 class _Watched:
     """One interface: its sockets, and its counters at the last look."""
 
-    __slots__ = ("classes", "counters", "interface", "rx", "tx")
+    __slots__ = ("classes", "counters", "interface", "sampler")
 
     def __init__(self, interface: Interface) -> None:
         self.interface = interface
         self.counters: dict[str, int] = {}
         self.classes: ClassCounter | None = None
-        self.tx: HeaderSampler | None = None
-        self.rx: HeaderSampler | None = None
+        self.sampler: HeaderSampler | None = None
 
-    def open(self) -> bool:
-        """Make the sockets where they are not there, and say whether that was so.
+    def open(self) -> None:
+        """Make the sockets.
 
         Raises:
             OSError: the kernel refuses.
         """
-        if self.rx is not None:
-            return False
-        try:
-            self.classes = ClassCounter(self.interface)
-            self.tx = HeaderSampler(self.interface, Plan(_salt()), outgoing=True)
-            self.rx = HeaderSampler(self.interface, Plan(_salt()), outgoing=False)
-        except OSError:
-            self.close()
-            raise
-        return True
+        self.classes = ClassCounter(self.interface)
+        self.sampler = HeaderSampler(self.interface, Plan(_salt()), Plan(_salt()))
 
     def close(self) -> None:
-        for sock in (self.classes, self.tx, self.rx):
-            if sock is not None:
-                sock.close()
-        self.classes = self.tx = self.rx = None
+        """Give the sockets back."""
+        if self.classes is not None:
+            self.classes.close()
+        if self.sampler is not None:
+            self.sampler.close()
+        self.classes = self.sampler = None
 
 
 class Monitor:
@@ -132,12 +125,13 @@ class Monitor:
             self.failed.add("netdev")
             table = {}
         for watched in self._watched.values():
-            sent, received = self._count(watched, table.get(watched.interface.name), seconds)
+            packets = self._count(watched, table.get(watched.interface.name), seconds)
             try:
-                if not watched.open():
-                    syns = self._classes(watched)
-                    self._headers(watched.tx, self._tx, (sent, syns[0]), seconds)
-                    self._headers(watched.rx, self._rx, (received, syns[1]), seconds)
+                if watched.sampler is None or watched.classes is None:
+                    watched.open()
+                else:
+                    syns = self._classes(watched.classes)
+                    self._headers(watched.sampler, packets, syns, seconds)
             except OSError:
                 watched.close()
                 self._names = []  # it may be another one by now
@@ -158,35 +152,35 @@ class Monitor:
             before, after, "rx_packets", seconds
         ) or 0
 
-    def _classes(self, watched: _Watched) -> tuple[int, int]:
+    def _classes(self, counter: ClassCounter) -> tuple[int, int]:
         """Add the class counts; return the SYNs (sent, received)."""
-        if watched.classes is None:
-            return 0, 0
-        found = dict(zip(CLASSES, watched.classes.read(), strict=True))
+        found = dict(zip(CLASSES, counter.read(), strict=True))
         for name, count in found.items():
             self._sums[name] = self._sums.get(name, 0) + count
         return found["tx_syn"], found["rx_syn"]
 
     def _headers(
-        self, sampler: HeaderSampler | None, talkers: Talkers, counts: tuple[int, int], seconds: float
+        self, sampler: HeaderSampler, packets: tuple[int, int], syns: tuple[int, int], seconds: float
     ) -> None:
-        """Take in the samples of one direction, whose packets and SYNs are `counts`, and plan the next."""
-        if sampler is None:
-            return
-        frames = sampler.read()
+        """Take in the samples; plan the next by them and by the (sent, received) packets and SYNs counted."""
+        samples = sampler.read()
         chosen, lost = sampler.counts()
         scale = chosen / (chosen - lost) if chosen > lost else 1.0
-        plan = sampler.plan
-        in_slice = 0
-        for frame in frames:
+        in_slice = [0, 0]
+        for sent, frame in samples:
             header = parse(frame)
-            if header is not None:
-                in_slice += talkers.add(header, plan, scale)
+            if header is None:
+                continue
+            if sent:
+                in_slice[0] += self._tx.add(header, sampler.sent, scale)
+            else:
+                in_slice[1] += self._rx.add(header, sampler.received, scale)
         seconds = max(seconds, _SHORTEST_S)
-        # Where the interface's counters are missing, what was chosen is the least there was.
-        packets = max(counts[0], chosen)
-        seen = Seen(packets / seconds, counts[1] / seconds, in_slice * scale / seconds)
-        sampler.follow(next_plan(plan, seen, BUDGET_PPS[self.level], _salt()))
+        plans = []
+        for way, plan in enumerate((sampler.sent, sampler.received)):
+            seen = Seen(packets[way] / seconds, syns[way] / seconds, in_slice[way] * scale / seconds)
+            plans.append(next_plan(plan, seen, BUDGET_PPS[self.level], _salt()))
+        sampler.follow(*plans)
 
     def so_far(self, interval_s: float) -> dict[str, float]:
         """Return the rates that the interval will have at least, if nothing more happens in it."""

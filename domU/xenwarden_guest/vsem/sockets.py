@@ -4,7 +4,8 @@
 Counting: one PF_PACKET fan-out group per interface, one member socket per class. The group's BPF program
 gives each packet the number of its class, and the kernel counts it in that member's PACKET_STATISTICS
 whether or not it finds room in the (minimal, never read) queue. So classes are counted exactly, and user
-space does nothing per packet. Sampling: one socket per direction, whose filter returns the headers' length.
+space does nothing per packet. Sampling: one socket whose filter returns the headers' length. Each further
+socket that sees all packets would cost every packet about 0.15 us.
 """
 
 from __future__ import annotations
@@ -37,6 +38,7 @@ _PACKET_RX_RING, _PACKET_STATISTICS, _PACKET_VERSION, _PACKET_FANOUT, _PACKET_FA
 _FANOUT_CBPF, _FANOUT_FLAG_UNIQUEID = 6, 0x2000
 _TPACKET_V2 = 1
 _STATUS_USER, _STATUS_KERNEL = 1, bytes(4)
+_PKTTYPE_BYTE, _OUTGOING = 32 + 10, 4  # sll_pkttype of the sockaddr_ll behind struct tpacket2_hdr
 _STATUS_BYTE = 0 if byteorder == "little" else 3
 # The ring: per sample 256 bytes, of which the kernel's own take 66; no headers that count are longer.
 _FRAMES, _FRAME_BYTES, _BLOCK_BYTES = 256, 256, os.sysconf("SC_PAGE_SIZE")
@@ -113,7 +115,7 @@ class ClassCounter:
 
 
 class HeaderSampler:
-    """Samples the headers of one interface's packets in one direction.
+    """Samples the headers of one interface's packets, both directions, each by a plan of its own.
 
     The kernel copies the headers into a ring that we map, TPACKET_V2 of packet_mmap.rst: a sample costs
     no system call, and bulk traffic cannot fill the queue with its large buffers.
@@ -122,15 +124,15 @@ class HeaderSampler:
         OSError: no CAP_NET_RAW or no such interface.
     """
 
-    __slots__ = ("_next", "_outgoing", "_own_mac", "_ring", "_socket", "plan")
+    __slots__ = ("_next", "_own_mac", "_ring", "_socket", "received", "sent")
 
-    def __init__(self, interface: Interface, plan: bpf.Plan, *, outgoing: bool) -> None:
-        self._outgoing = outgoing
+    def __init__(self, interface: Interface, sent: bpf.Plan, received: bpf.Plan) -> None:
         self._own_mac = interface.address if interface.bridge else b""
         self._next = 0
         self._ring: mmap | None = None
         self._socket = _packet_socket()
-        self.plan = plan
+        self.sent = sent
+        self.received = received
         try:
             self._socket.setsockopt(_SOL_PACKET, _PACKET_VERSION, _TPACKET_V2)
             self._socket.setsockopt(_SOL_PACKET, _PACKET_RX_RING, _ring_request())
@@ -142,21 +144,21 @@ class HeaderSampler:
             raise
 
     def _filter(self) -> None:
-        code = bpf.sampler(self.plan, outgoing=self._outgoing, own_mac=self._own_mac)
+        code = bpf.sampler(self.sent, self.received, self._own_mac)
         _attach(self._socket, SOL_SOCKET, _SO_ATTACH_FILTER, code)
 
-    def follow(self, plan: bpf.Plan) -> None:
-        """Sample by `plan` from now on.
+    def follow(self, sent: bpf.Plan, received: bpf.Plan) -> None:
+        """Sample by these plans from now on.
 
         Raises:
             OSError: the kernel refused the filter.
         """
-        if plan != self.plan:
-            self.plan = plan
+        if sent != self.sent or received != self.received:
+            self.sent, self.received = sent, received
             self._filter()
 
-    def read(self) -> list[bytes]:
-        """Return the headers sampled since the last call, as many as the ring holds.
+    def read(self) -> list[tuple[bool, bytes]]:
+        """Return (sent or not, headers) of each sample since the last call, as many as the ring holds.
 
         Raises:
             OSError: the interface went down or is gone.
@@ -165,7 +167,7 @@ class HeaderSampler:
         if error:
             raise OSError(error, os.strerror(error))
         ring = self._ring
-        found: list[bytes] = []
+        found: list[tuple[bool, bytes]] = []
         if ring is None:
             return found
         for _ in range(_FRAMES):
@@ -174,7 +176,7 @@ class HeaderSampler:
                 break
             size = int.from_bytes(ring[at + 8 : at + 12], byteorder)
             start = at + int.from_bytes(ring[at + 12 : at + 14], byteorder)
-            found.append(ring[start : start + size])
+            found.append((ring[at + _PKTTYPE_BYTE] == _OUTGOING, ring[start : start + size]))
             ring[at : at + 4] = _STATUS_KERNEL
             self._next = (self._next + 1) % _FRAMES
         return found
