@@ -194,18 +194,26 @@ class Hsem:
             upper=lambda signal: upper(uuid, signal),
             masked=masks,
             traffic=vm.traffic,
-            limits=vm.limits,
+            limits={key: value for key, value in vm.limits.items() if key in view.held} if vm.limits else {},
             starved=_CAP in vm.masked_until,
             settled=view.known_s >= self._policy.agent.settle_s,
+            agent_may_be_late=self._may_be_late(view),
             host=host,
         )
 
     def _trusts(self, vm: Vm, view: VmView) -> bool:
-        return view.agent is AgentState.ALIVE and not vm.distrusted
+        speaks = view.agent is AgentState.ALIVE or (
+            view.agent is AgentState.SILENT and self._may_be_late(view)
+        )
+        return speaks and not vm.distrusted
+
+    def _may_be_late(self, view: VmView) -> bool:
+        return view.report_age_s is not None and view.report_age_s < self._policy.agent.patience_s
 
     def _learn(self, vm: Vm, view: VmView, masks: frozenset[str], now_s: float) -> None:
         """Learn what a VM does in its ordinary life; History itself knows whose learning is frozen."""
-        if vm.state is not VmState.NORMAL or view.paused:
+        unusual = vm.streaks.keys() - vm.settled.keys()  # what was found to be neither may become usual
+        if vm.state is not VmState.NORMAL or view.paused or unusual:
             vm.counted.clear()
             return
         if view.report is not None and view.report_is_new and self._trusts(vm, view):

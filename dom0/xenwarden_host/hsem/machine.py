@@ -4,11 +4,11 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from xenwarden_channel.signals import HREM, VREM
 from xenwarden_host.hsem.sight import amount
-from xenwarden_host.hsem.state import Case, Finding, Streak
+from xenwarden_host.hsem.state import Case, Finding, Settled, Streak
 from xenwarden_host.policy.model import RuleKind, Trust
 from xenwarden_host.records import (
     Action,
@@ -36,6 +36,17 @@ if TYPE_CHECKING:
     from xenwarden_host.hsem.state import Vm
     from xenwarden_host.policy.model import Policy, VmPolicy
     from xenwarden_host.records import Snapshot, VmView
+
+
+class Fired(NamedTuple):
+    """A rule that fires, and whether it does so strongly or long enough to raise."""
+
+    rule: Rule
+    outcome: Outcome
+    enough: bool
+
+
+_MAX_DOUBLINGS = 10  # of the cool-down: from a minute to most of a day
 
 
 @dataclass(slots=True)
@@ -74,13 +85,13 @@ class Machine:
         fired = [item for item in self._fired(turn, rules) if not self._alerted(turn, item, out)]
         match turn.vm.state:
             case VmState.NORMAL:
-                self._normal(turn, fired, out)
+                self._normal(turn, fired, rules, out)
             case VmState.WATCHED:
                 self._watched(turn, fired, rules, out)
             case VmState.CONTAINED:
                 self._contained(turn, fired, rules, out)
             case VmState.PROTECTED:
-                self._protected(turn, fired, out)
+                self._protected(turn, fired, rules, out)
         return out
 
     def close(
@@ -102,7 +113,7 @@ class Machine:
 
     # --- rules ----------------------------------------------------------------------------------
 
-    def _fired(self, turn: Turn, rules: Iterable[Rule]) -> Iterator[tuple[Rule, Outcome, bool]]:
+    def _fired(self, turn: Turn, rules: Iterable[Rule]) -> Iterator[Fired]:
         """Yield the rules that fire now, and whether that is enough to raise (hysteresis)."""
         vm, now_s, detect = turn.vm, turn.sight.now_s, self._policy.detect
         for rule in rules:
@@ -124,9 +135,9 @@ class Machine:
             enough = (strong or streak.count >= detect.running) and now_s - streak.since_s >= spec.for_s
             if enough and spec.distrust:
                 vm.distrusted = True
-            yield rule, outcome, enough
+            yield Fired(rule, outcome, enough)
 
-    def _alerted(self, turn: Turn, item: tuple[Rule, Outcome, bool], out: list[Action]) -> bool:
+    def _alerted(self, turn: Turn, item: Fired, out: list[Action]) -> bool:
         """Tell an admin where that is all that may be done; return whether it is."""
         rule, outcome, enough = item
         of_admin = turn.view.vm_type is VmType.DOM0 or turn.policy.exempt
@@ -143,50 +154,54 @@ class Machine:
 
     # --- states -----------------------------------------------------------------------------------
 
-    def _normal(self, turn: Turn, fired: list[tuple[Rule, Outcome, bool]], out: list[Action]) -> None:
-        vm, now_s = turn.vm, turn.sight.now_s
-        if now_s < vm.leave_until_s:
+    def _normal(self, turn: Turn, fired: list[Fired], rules: Iterable[Rule], out: list[Action]) -> None:
+        if turn.sight.now_s < turn.vm.leave_until_s:
             return
-        raising = [
-            (rule, outcome)
-            for rule, outcome, enough in fired
-            if enough and not self._is_settled(vm, rule, outcome, now_s)
-        ]
+        raising = [(rule, outcome) for rule, outcome, enough in fired if enough]
+        raising = [item for item in raising if not self._is_settled(turn, *item)]
         if raising:
-            self._open(turn, raising, out)
+            self._open(turn, raising, rules, out)
 
-    def _is_settled(self, vm: Vm, rule: Rule, outcome: Outcome, now_s: float) -> bool:
-        """Tell whether just this was found to be neither a short while ago."""
-        until_s, strength = vm.settled.get(rule.spec.name, (0.0, 0.0))
-        if now_s >= until_s:
-            vm.settled.pop(rule.spec.name, None)
+    def _is_settled(self, turn: Turn, rule: Rule, outcome: Outcome) -> bool:
+        """Tell whether just this was found to be neither a short while ago, and looks so still."""
+        settled = turn.vm.settled.get(rule.spec.name)
+        if settled is None or turn.sight.now_s >= settled.until_s:
             return False
-        return (outcome.strength or 0.0) < strength * self._policy.watch.again_times
+        if (outcome.strength or 0.0) >= settled.strength * self._policy.watch.again_times > 0:
+            return False
+        return rule.convicts(turn.sight, {}) is None
 
-    def _open(self, turn: Turn, raising: list[tuple[Rule, Outcome]], out: list[Action]) -> None:
+    def _open(
+        self, turn: Turn, raising: list[tuple[Rule, Outcome]], rules: Iterable[Rule], out: list[Action]
+    ) -> None:
         """Put the VM under watch."""
         vm, now_s = turn.vm, turn.sight.now_s
         old, vm.state = vm.state, VmState.WATCHED
         # Above all ids of an earlier daemon, whose questions the agent may have answered.
-        vm.case = Case(now_s, int(turn.snapshot.unix_s), now_s)
+        case = vm.case = Case(now_s, int(turn.snapshot.unix_s), now_s)
+        vm.since_s = now_s
         vm.calm_since_s = None
         self._history.freeze(vm.uuid, frozen=True)
         evidence = tuple(item for _rule, outcome in raising for item in outcome.evidence)
         out.append(Transition(vm.uuid, old, vm.state, None, False, _sentence(evidence), evidence))
         out += _order(vm, Level.TWO, _sentence(evidence))
-        for rule, outcome in raising:
-            self._add(turn, rule, outcome)
+        for rule, outcome in sorted(raising, key=lambda item: item[0].spec.alone):
+            if not (rule.spec.alone and case.of(rule.spec.kind)):
+                self._add(turn, rule, outcome)
+        # What every rule sees before the first limit: afterwards a limit may hide it.
+        for rule in rules:
+            if turn.hears(rule):
+                rule.convicts(turn.sight, case.convict_latches.setdefault(rule.spec.name, {}))
         out += self._limit_provisionally(turn)
-        out.append(Ask(vm.uuid, vm.case.ask_id))
+        out.append(Ask(vm.uuid, case.ask_id))
         self._look(turn, [rule for rule, _outcome in raising])
 
-    def _watched(
-        self, turn: Turn, fired: list[tuple[Rule, Outcome, bool]], rules: Iterable[Rule], out: list[Action]
-    ) -> None:
+    def _watched(self, turn: Turn, fired: list[Fired], rules: Iterable[Rule], out: list[Action]) -> None:
         vm, view = turn.vm, turn.view
         case = _case(vm)
         if turn.fresh or (not turn.trusted and view.hrem):
             case.observations += 1
+        case.offered_pps = max(case.offered_pps, view.hrem.get("vif_tx_pps", 0.0))
         if view.answer is not None and view.answer.ask_id == case.ask_id:
             case.answer = view.answer
         self._note(turn, fired)
@@ -194,11 +209,10 @@ class Machine:
         self._look(turn, rules)
         self._judge(turn, out)
 
-    def _contained(
-        self, turn: Turn, fired: list[tuple[Rule, Outcome, bool]], rules: Iterable[Rule], out: list[Action]
-    ) -> None:
+    def _contained(self, turn: Turn, fired: list[Fired], rules: Iterable[Rule], out: list[Action]) -> None:
         vm, now_s = turn.vm, turn.sight.now_s
         case = _case(vm)
+        out += self._relax(turn)
         self._note(turn, fired)
         self._look(turn, rules)
         more = {
@@ -225,15 +239,16 @@ class Machine:
             why = f"calm for {vm.probation_s:.0f} s, by what it still tries to send or use"
             out += self.close(vm, None, why, (), now_s)
 
-    def _protected(self, turn: Turn, fired: list[tuple[Rule, Outcome, bool]], out: list[Action]) -> None:
+    def _protected(self, turn: Turn, fired: list[Fired], rules: Iterable[Rule], out: list[Action]) -> None:
         vm, now_s = turn.vm, turn.sight.now_s
+        out += self._relax(turn)
         originated = [
             (rule, outcome)
             for rule, outcome, enough in fired
             if enough and rule.spec.kind is RuleKind.ORIGINATED
         ]
         if originated:
-            self._open(turn, originated, out)
+            self._open(turn, originated, rules, out)
         elif any(rule.by_report for rule, _outcome, _enough in fired) or any(
             not flow.ended for flow in turn.sight.host.flooders(vm.uuid)
         ):
@@ -244,9 +259,16 @@ class Machine:
             why = f"nothing unusual has reached it for {self._policy.release.probation_s:.0f} s"
             out += self.close(vm, None, why, (), now_s)
 
+    def _relax(self, turn: Turn) -> list[Action]:
+        """Let the agent go back to level 1 some time after the verdict: its VM pays for level 2."""
+        vm = turn.vm
+        if turn.sight.now_s - vm.since_s < self._policy.levels.level2_max_s:
+            return []
+        return _order(vm, Level.ONE, f"{vm.state} for {self._policy.levels.level2_max_s:.0f} s")
+
     # --- a case -----------------------------------------------------------------------------------
 
-    def _note(self, turn: Turn, fired: list[tuple[Rule, Outcome, bool]]) -> None:
+    def _note(self, turn: Turn, fired: list[Fired]) -> None:
         """Take what fired into the case: what is known by then at once, what is new once it is enough."""
         vm = turn.vm
         case = _case(vm)
@@ -255,7 +277,7 @@ class Machine:
             if finding is not None:
                 finding.last_s = case.unusual_s = turn.sight.now_s
                 finding.strength = max(finding.strength, outcome.strength or 0.0)
-            elif enough:
+            elif enough and not (rule.spec.alone and case.of(rule.spec.kind)):
                 self._add(turn, rule, outcome)
 
     def _add(self, turn: Turn, rule: Rule, outcome: Outcome) -> None:
@@ -329,6 +351,7 @@ class Machine:
             else release.probation_s
         )
         old, vm.state, vm.also_victim, vm.calm_since_s = vm.state, VmState.CONTAINED, also_victim, None
+        vm.since_s = now_s
         evidence = (*(item for finding in guilty for item in finding.evidence), self._reliability(turn))
         why = _sentence(guilty[0].evidence)
         keys = {key for finding in guilty for key in finding.limits}
@@ -339,6 +362,7 @@ class Machine:
     def _protect(self, turn: Turn, suffering: list[Finding], out: list[Action]) -> None:
         vm = turn.vm
         old, vm.state, vm.calm_since_s = vm.state, VmState.PROTECTED, None
+        vm.since_s = turn.sight.now_s
         evidence = (*(item for finding in suffering for item in finding.evidence), self._reliability(turn))
         why = _sentence(suffering[0].evidence)
         out += self._limit(vm, {}, "it is a victim", provisional=False)
@@ -354,7 +378,12 @@ class Machine:
             # stopped is not: else an attack in short bursts would be free after the first.
             hidden = any(item.signal in turn.sight.masked for item in finding.evidence)
             if now_s - finding.last_s < watch.calm_s or hidden:
-                vm.settled[rule] = (now_s + watch.cooldown_s, finding.strength)
+                before = vm.settled.get(rule)
+                # Found so again soon after: it is the VM's way. Each time it is let alone twice as long.
+                again = before is not None and now_s - before.until_s < watch.memory_s
+                times = before.times + 1 if before is not None and again else 0
+                until_s = now_s + watch.cooldown_s * 2 ** min(times, _MAX_DOUBLINGS)
+                vm.settled[rule] = Settled(until_s, finding.strength, times)
             elif finding.hits:
                 vm.past[rule] = (now_s, finding.hits)
         out += self.close(vm, Verdict.NEITHER, why, (*evidence, self._reliability(turn)), now_s)
@@ -426,6 +455,10 @@ class Machine:
             )
             if dropped + sum(turn.vm.limits[key] for key in packets) > sum(usual):
                 return True
+        # An agent that fell silent since says no more what these packets are.
+        sent = signals.get("vif_tx_pps", 0.0)
+        if packets and not turn.trusted and sent >= pressing * _case(turn.vm).offered_pps:
+            return True
         rate = turn.vm.limits.get(LimitKey(LimitKind.VIF_RATE))
         if rate is not None and signals.get("vif_tx_bps", 0.0) >= pressing * rate:
             return True

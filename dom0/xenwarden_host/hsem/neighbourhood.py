@@ -6,12 +6,12 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from xenwarden_host.hsem.sight import Flow
-from xenwarden_host.hsem.traffic import floods
+from xenwarden_host.hsem.traffic import arrives
 from xenwarden_host.policy.model import RuleKind
 from xenwarden_host.records import LimitKind, VmState
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable, Iterator, Mapping
 
     from xenwarden_host.hsem.state import Vm
     from xenwarden_host.hsem.traffic import Step, Traffic
@@ -36,19 +36,41 @@ class Host:
         self._upper = upper
         self._masked = masked
         self._starving: dict[str, list[VmView]] = {}
+        self._victims: dict[str, list[Flow]] = {}
         self._suspects = [
-            (uuid, vm.state is VmState.CONTAINED) for uuid, vm in vms.items() if uuid in views and _sends(vm)
+            (uuid, vm.traffic.sent(), vm.state is VmState.CONTAINED)
+            for uuid, vm in vms.items()
+            if uuid in views and _sends(vm)
         ]
 
     def victims(self, uuid: str) -> list[Flow]:
         """Return whom this VM floods."""
-        sender = self._vms[uuid].traffic
-        flows = []
+        found = self._victims.get(uuid)
+        if found is None:
+            found = self._victims[uuid] = list(self._find_victims(uuid))
+        return found
+
+    def _find_victims(self, uuid: str) -> Iterator[Flow]:
+        sent = self._vms[uuid].traffic.sent()
+        if sent is None:
+            return
         for other, view in self._views.items():
-            receiver = self._vms[other].traffic
-            if other != uuid and (step := floods(sender, receiver, self._policy)):
-                flows.append(Flow(other, view.name, step, ended=self._ended(step, receiver)))
-        return flows
+            receiver = self._vms[other]
+            if other != uuid and (step := arrives(sent, receiver.traffic, self._policy)):
+                rest = step.rise_pps - self._sent_by_others(uuid, other)
+                flow = Flow(other, view.name, step, ended=self._ended(step, receiver.traffic))
+                flow.complains = receiver.case is not None and bool(receiver.case.of(RuleKind.INBOUND))
+                flow.explained = rest < max(self._policy.at_least_pps, self._policy.share * sent.rise_pps)
+                yield flow
+
+    def _sent_by_others(self, besides: str, receiver: str) -> float:
+        """Return what suspects other than `besides` send to the receiver."""
+        traffic = self._vms[receiver].traffic
+        return sum(
+            sent.rise_pps
+            for uuid, sent, _convicted in self._suspects
+            if sent is not None and uuid not in (besides, receiver) and arrives(sent, traffic, self._policy)
+        )
 
     def _ended(self, step: Step, receiver: Traffic) -> bool:
         return receiver.latest_rx_pps() <= step.base_pps + self._policy.fell_to * step.rise_pps
@@ -60,12 +82,12 @@ class Host:
         if not self._suspects:
             return []
         flows = []
-        for other, convicted in self._suspects:
+        for other, sent, convicted in self._suspects:
             if other == uuid:
                 continue
             flow = known.get(other)
             if flow is None:
-                step = floods(self._vms[other].traffic, vm.traffic, self._policy)
+                step = None if sent is None else arrives(sent, vm.traffic, self._policy)
                 if step is None:
                     continue
                 flow = Flow(other, self._views[other].name, step)

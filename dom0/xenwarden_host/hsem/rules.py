@@ -34,7 +34,7 @@ class Rule:
         self._raises = [[make(item) for item in group] for group in spec.raises]
         self._convicts = [[make(item) for item in group] for group in spec.convicts]
         # A rule that reads what the agent says is asked when it has said something.
-        self._reads = {signal for group in self._raises for item in group for signal in item.signals}
+        self._reads = {signal for group in self._raises for item in group for signal in item.corruptible}
         self.by_report = any(
             SIGNALS[signal][0] != HREM
             for group in (*self._raises, *self._convicts)
@@ -54,7 +54,7 @@ class Rule:
         """Return what the VM still does, for one that is limited: what the limit corrupts is left out."""
         sight.rule = self.spec.name
         for group in self._raises:
-            clear = [item for item in group if sight.masked.isdisjoint(item.signals)]
+            clear = [item for item in group if sight.masked.isdisjoint(item.corruptible)]
             outcome = _ask_group(clear, 0, sight, None)
             if outcome is not None:
                 return outcome
@@ -85,7 +85,7 @@ def _ask_group(group: list[Detector], index: int, sight: Sight, latch: Latch | N
     hits: list[Hit] = []
     live = False
     for place, detector in enumerate(group):
-        if sight.masked and not sight.masked.isdisjoint(detector.signals):
+        if sight.masked and not sight.masked.isdisjoint(detector.corruptible):
             hit = latch.get((index, place)) if latch is not None else None
         else:
             hit = detector.check(sight)

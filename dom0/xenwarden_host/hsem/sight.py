@@ -32,6 +32,8 @@ class Flow:
     step: Step
     convicted: bool = False  # the sender is contained
     ended: bool = False  # the receiver's rise is gone
+    complains: bool = False  # the receiver is under watch for what reaches it
+    explained: bool = False  # other suspects send as much as the receiver got
 
 
 class Neighbourhood(Protocol):
@@ -60,6 +62,7 @@ class Sight:
     limits: Mapping[LimitKey, int]  # ours, wanted and in force
     starved: bool  # a cap of ours keeps the agent from running
     settled: bool  # dom0 knows the VM long enough to expect an agent's word
+    agent_may_be_late: bool  # silent, but not yet for longer than a busy VM explains
     host: Neighbourhood
     rule: str = ""  # the rule that asks
 

@@ -29,6 +29,15 @@ class Streak:
 
 
 @dataclass(slots=True)
+class Settled:
+    """What was found to be neither, though it goes on."""
+
+    until_s: float
+    strength: float
+    times: int  # found so
+
+
+@dataclass(slots=True)
 class Finding:
     """What one rule found in a case."""
 
@@ -54,6 +63,7 @@ class Case:
     ask_id: int
     unusual_s: float  # when something unusual was last seen
     observations: int = 0
+    offered_pps: float = 0.0  # the most that dom0 saw it send
     answer: Answer | None = None
     findings: dict[str, Finding] = field(default_factory=dict)  # by rule
     flooders: dict[str, Flow] = field(default_factory=dict)  # by the sender's UUID
@@ -75,6 +85,7 @@ class Vm:
     domid: int = -1
     seen_s: float = 0.0
     state: VmState = VmState.NORMAL
+    since_s: float = 0.0  # in this state
     level: Level = Level.ONE  # ordered
     forced: Level = Level.ONE  # by an operator: no lower than this
     case: Case | None = None
@@ -88,7 +99,7 @@ class Vm:
     tell: bool = False  # level and limits must be said again: daemon or domain is new
     streaks: dict[str, Streak] = field(default_factory=dict)
     told: dict[str, float] = field(default_factory=dict)  # alerts that stand, when told
-    settled: dict[str, tuple[float, float]] = field(default_factory=dict)  # rule → until, strength
+    settled: dict[str, Settled] = field(default_factory=dict)  # by rule
     past: dict[str, tuple[float, int]] = field(default_factory=dict)  # rule → when, hits without a verdict
     masked_until: dict[LimitKey, float] = field(default_factory=dict)
     traffic: Traffic = field(default_factory=Traffic)
@@ -102,6 +113,7 @@ def dump(vm: Vm, now_s: float) -> dict[str, Any]:
     return {
         "version": VERSION,
         "state": str(vm.state),
+        "since_ago_s": now_s - vm.since_s,
         "level": int(vm.level),
         "forced": int(vm.forced),
         "limits": {str(key): value for key, value in vm.limits.items()},
@@ -118,6 +130,7 @@ def dump(vm: Vm, now_s: float) -> dict[str, Any]:
             "ask_id": case.ask_id,
             "unusual_ago_s": now_s - case.unusual_s,
             "observations": case.observations,
+            "offered_pps": case.offered_pps,
             "findings": {
                 rule: {
                     "kind": str(item.kind),
@@ -147,6 +160,7 @@ def restore(uuid: str, data: Mapping[str, Any], now_s: float) -> Vm:
             uuid=uuid,
             seen_s=now_s,
             state=VmState(data["state"]),
+            since_s=now_s - data["since_ago_s"],
             level=Level(data["level"]),
             forced=Level(data["forced"]),
             limits={LimitKey.parse(key): int(value) for key, value in data["limits"].items()},
@@ -169,6 +183,7 @@ def _restore_case(data: Mapping[str, Any], now_s: float) -> Case:
         ask_id=int(data["ask_id"]),
         unusual_s=now_s - data["unusual_ago_s"],
         observations=int(data["observations"]),
+        offered_pps=float(data["offered_pps"]),
         findings={
             rule: Finding(
                 kind=RuleKind(item["kind"]),
@@ -186,6 +201,7 @@ def _restore_case(data: Mapping[str, Any], now_s: float) -> Case:
 
 def shift(vm: Vm, by_s: float) -> None:
     """Move all that runs by `by_s`: time in which the VM could do nothing does not count."""
+    vm.since_s += by_s
     if vm.calm_since_s is not None:
         vm.calm_since_s += by_s
     if vm.case is not None:

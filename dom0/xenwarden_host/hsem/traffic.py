@@ -88,20 +88,13 @@ class Traffic:
         return Step(peak.at_s, base.rx_pps, rise, size_bytes)
 
 
-def floods(sender: Traffic, receiver: Traffic, policy: Neighbours) -> Step | None:
+def arrives(sent: Step, receiver: Traffic, policy: Neighbours) -> Step | None:
     """Return the receiver's rise where it is the other end of the sender's; None where it is not."""
-    sent = sender.sent()
-    if sent is None:
-        return None
     got = receiver.received_about(sent.at_s, policy.within_s)
     if got is None or got.rise_pps < max(policy.at_least_pps, policy.share * sent.rise_pps):
         return None
-    if (
-        got.size_bytes > sent.size_bytes * policy.size_times
-        or sent.size_bytes > got.size_bytes * policy.size_times
-    ):
-        return None
-    return got
+    larger, smaller = max(got.size_bytes, sent.size_bytes), min(got.size_bytes, sent.size_bytes)
+    return got if larger <= smaller * policy.size_times else None
 
 
 _tx_pps: Callable[[Tick], float] = lambda tick: tick.tx_pps  # noqa: E731

@@ -113,6 +113,7 @@ class RuleSpec:
     for_s: float
     hits: int
     distrust: bool
+    alone: bool
     limits: tuple[LimitKey, ...]
     raises: tuple[Group, ...]
     convicts: tuple[Group, ...]
@@ -179,6 +180,7 @@ class AgentPolicy:
     """Patience with agents."""
 
     settle_s: float
+    patience_s: float
     remind_s: float
 
 

@@ -1,9 +1,10 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
 """Detectors: one file each, named as in the policy. A detector says whether it fires, and the evidence.
 
-A new one: a file with a class whose fields are its arguments, whose `signals` are those it reads, and
-whose `check` returns a `Hit` or None; an entry in `DETECTORS`; its arguments in `policy/schema.json`.
-A detector keeps nothing between calls and knows no threshold but its arguments and what is usual.
+A new one: a file with a class whose `signals` are those it reads (and `corruptible` those that a limit
+of ours makes useless to it), whose `check` returns a `Hit` or None; an entry in `DETECTORS`; its
+arguments in `policy/schema.json`. A detector keeps nothing between calls and knows no threshold but
+its arguments and what is usual.
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ from xenwarden_host.hsem.detectors.starves_neighbours import StarvesNeighbours
 from xenwarden_host.hsem.detectors.surge import Surge
 from xenwarden_host.hsem.detectors.unanswered import Unanswered
 from xenwarden_host.hsem.detectors.understates import Understates
+from xenwarden_host.hsem.detectors.unprovoked import Unprovoked
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -38,7 +40,11 @@ class Detector(Protocol):
 
     @property
     def signals(self) -> tuple[str, ...]:
-        """The signals it reads: where a limit of ours corrupts one, it is not asked."""
+        """The signals it reads of the report or of dom0's counters."""
+
+    @property
+    def corruptible(self) -> tuple[str, ...]:
+        """Those of them that make it blind where a limit of ours corrupts them: all, but for a reason."""
 
     def check(self, sight: Sight) -> Hit | None:
         """Return the hit where it fires on what is seen now."""
@@ -56,6 +62,7 @@ DETECTORS: dict[str, type[Detector]] = {
     "surge": Surge,
     "unanswered": Unanswered,
     "understates": Understates,
+    "unprovoked": Unprovoked,
 }
 
 

@@ -25,6 +25,7 @@ class Above:
         self._signal: str = arguments["signal"]
         self._value: float = arguments["value"]
         self.signals = (self._signal,)
+        self.corruptible = self.signals
         self._meaning = SIGNALS[self._signal][2]
 
     def check(self, sight: Sight) -> Hit | None:

@@ -2,8 +2,8 @@
 """The agent does not speak, or not our language.
 
 Arguments: `is` (list of absent, silent, garbled, version).
-Fires if dom0 stands so with the agent, while the VM could run: not paused, not capped by us, and
-known long enough to have been heard.
+Fires if dom0 stands so with the agent, while the VM could run: not paused, not capped by us, known
+long enough to have been heard, and silent for longer than a busy VM explains.
 """
 
 from __future__ import annotations
@@ -33,11 +33,14 @@ class AgentStateIs:
     def __init__(self, arguments: Mapping[str, Any]) -> None:
         self._states = frozenset(AgentState(state) for state in arguments["is"])
         self.signals: tuple[str, ...] = ()
+        self.corruptible = self.signals
 
     def check(self, sight: Sight) -> Hit | None:
         """Return the hit where it fires on what is seen now."""
         vm = sight.vm
         if vm.agent not in self._states or vm.paused or sight.starved or not sight.settled:
+            return None
+        if vm.agent is AgentState.SILENT and sight.agent_may_be_late:
             return None
         age_s = vm.report_age_s or 0.0
         evidence = Evidence("agent", age_s, 0.0, "s", HREM, sight.rule, _TEXTS[vm.agent].format(age_s=age_s))

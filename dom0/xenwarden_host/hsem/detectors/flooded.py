@@ -24,6 +24,7 @@ class Flooded:
     def __init__(self, arguments: Mapping[str, Any]) -> None:
         self._by: str = arguments["by"]
         self.signals: tuple[str, ...] = ()
+        self.corruptible = self.signals
 
     def check(self, sight: Sight) -> Hit | None:
         """Return the hit where it fires on what is seen now."""

@@ -1,10 +1,11 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
 """What this VM sends arrives at another VM of this host, by dom0's counters.
 
-Arguments: `held` (false). The policy's `neighbours` says what is close enough.
+Arguments: `held`, `complaining` (both false). The policy's `neighbours` says what is close enough.
 Fires if another VM's received packets rose when this one's sent packets did, by as much, of the same
 size. If `held`, only once that rise is gone again: what this VM goes on to send no longer arrives,
-so it is of the kind that our limits hold back: requests, no answers.
+so it is of the kind that our limits hold back: requests, no answers. If `complaining`, only where the
+other VM is under watch for what reaches it. Both only where no other suspect accounts for the rise.
 """
 
 from __future__ import annotations
@@ -24,11 +25,17 @@ class Floods:
 
     def __init__(self, arguments: Mapping[str, Any]) -> None:
         self._held: bool = arguments.get("held", False)
+        self._complaining: bool = arguments.get("complaining", False)
         self.signals: tuple[str, ...] = ()
+        self.corruptible = self.signals
 
     def check(self, sight: Sight) -> Hit | None:
         """Return the hit where it fires on what is seen now."""
-        flows = [flow for flow in sight.host.victims(sight.vm.uuid) if flow.ended or not self._held]
+        flows = sight.host.victims(sight.vm.uuid)
+        if self._held:
+            flows = [flow for flow in flows if flow.ended and not flow.explained]
+        if self._complaining:
+            flows = [flow for flow in flows if flow.complains and not flow.explained]
         if not flows:
             return None
         most = max(flows, key=lambda flow: flow.step.rise_pps)

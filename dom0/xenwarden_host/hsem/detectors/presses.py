@@ -33,7 +33,8 @@ class Presses:
     def __init__(self, arguments: Mapping[str, Any]) -> None:
         self._key = LimitKey.parse(arguments["limit"])
         self._at_least: float = arguments["at_least"]
-        self.signals: tuple[str, ...] = ()  # reads what the limit lets through: never masked
+        self.signals = (_USES[self._key.kind],)
+        self.corruptible: tuple[str, ...] = ()  # what the limit lets through is just what it looks at
 
     def check(self, sight: Sight) -> Hit | None:
         """Return the hit where it fires on what is seen now."""

@@ -26,6 +26,7 @@ class Share:
         self._of: str = arguments["of"]
         self._at_least: float = arguments["at_least"]
         self.signals = (self._signal, self._of)
+        self.corruptible = self.signals
 
     def check(self, sight: Sight) -> Hit | None:
         """Return the hit where it fires on what is seen now."""
@@ -33,7 +34,7 @@ class Share:
         if part is None or not whole or part < self._at_least * whole:
             return None
         # Both are estimates: a part may come out larger than its whole.
-        shown = (
-            f"{100 * min(1.0, part / whole):.0f} % of {SIGNALS[self._of][2]} are {SIGNALS[self._signal][2]}"
-        )
+        percent = 100 * min(1.0, part / whole)
+        kind = SIGNALS[self._signal][2].removesuffix(" sent").removesuffix(" received")
+        shown = f"{percent:.0f} % of {SIGNALS[self._of][2]} are {kind}"
         return Hit(sight.evidence(self._signal, part, self._at_least * whole, shown))

@@ -27,6 +27,7 @@ class StarvesNeighbours:
         self._signal: str = arguments["signal"]
         self._witnesses: int = arguments["witnesses"]
         self.signals: tuple[str, ...] = ()
+        self.corruptible = self.signals
 
     def check(self, sight: Sight) -> Hit | None:
         """Return the hit where it fires on what is seen now."""

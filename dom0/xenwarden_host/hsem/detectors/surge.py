@@ -25,6 +25,7 @@ class Surge:
         self._signal: str = arguments["signal"]
         self._times: float = arguments.get("times", 1)
         self.signals = (self._signal,)
+        self.corruptible = self.signals
         self._meaning = SIGNALS[self._signal][2]
 
     def check(self, sight: Sight) -> Hit | None:

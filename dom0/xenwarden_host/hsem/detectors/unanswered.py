@@ -26,6 +26,7 @@ class Unanswered:
         self._answers: str = arguments["answers"]
         self._at_least: float = arguments["at_least"]
         self.signals = (self._asked, self._answers)
+        self.corruptible = self.signals
 
     def check(self, sight: Sight) -> Hit | None:
         """Return the hit where it fires on what is seen now."""

@@ -27,6 +27,8 @@ class Understates:
         self._times: float = arguments["times"]
         self._slack: float = arguments["slack"]
         self.signals = (self._said,)
+        # Both are counted before any limit drops a packet, and held back alike by a rate.
+        self.corruptible: tuple[str, ...] = ()
 
     def check(self, sight: Sight) -> Hit | None:
         """Return the hit where it fires on what is seen now."""
