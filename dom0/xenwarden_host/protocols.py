@@ -22,9 +22,11 @@ class Clock(Protocol):
 
 
 class Hypervisor(Protocol):
-    """Xen, as far as quick calls go. Real: `libxl.xenlight.Xenlight`; fake: `libxl.fake.FakeHypervisor`.
+    """Xen. Real: `libxl.xenlight.Xenlight`; fake: `libxl.fake.FakeHypervisor`.
 
-    Every method raises `HypervisorError`; those with a domid raise `DomainGoneError` when it died.
+    Every method raises `HypervisorError`; those with a domid raise `DomainGoneError` when it died. All
+    are quick but the setters that say *begun*: those may go on after their return, delay no other call,
+    and what failed later is raised by the next call of the same for the same domain.
     """
 
     def host_info(self) -> HostInfo:
@@ -38,6 +40,27 @@ class Hypervisor(Protocol):
 
     def set_sched_params(self, domid: int, *, weight: int | None = None, cap: int | None = None) -> None:
         """Set what is given, leave the rest. Does not read back: the caller does."""
+
+    def paused(self, domid: int) -> bool:
+        """Tell whether the toolstack keeps the domain from running. Xen counts pauses and shows only this."""
+
+    def pause(self, domid: int) -> None:
+        """Pause once more."""
+
+    def unpause(self, domid: int) -> None:
+        """Take one pause back. Begun."""
+
+    def memory_target_kb(self, domid: int) -> int:
+        """Return what the domain was last told to balloon to."""
+
+    def set_memory_target(self, domid: int, target_kb: int) -> None:
+        """Tell the domain to balloon to this, and let it have no more. Begun."""
+
+    def vcpus_available(self, domid: int) -> int:
+        """Return how many vCPUs the domain was last told to use."""
+
+    def set_vcpus_available(self, domid: int, count: int) -> None:
+        """Tell the domain to use its first `count` vCPUs. Begun."""
 
 
 class VifControl(Protocol):

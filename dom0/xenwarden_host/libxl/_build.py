@@ -12,7 +12,7 @@ from pathlib import Path
 from cffi import FFI
 
 # One file per subject, in the order in which they need each other.
-SLICES = ("context.h", "host.h", "domains.h", "sched.h")
+SLICES = ("context.h", "host.h", "domains.h", "sched.h", "slow.h")
 
 # libxl keeps its older interfaces alive; this names the one that we were written for, so that newer
 # headers do not change a prototype under us.

@@ -24,6 +24,7 @@ class FakeHypervisor:
 
     Attributes:
         refuse: names of methods that fail with `ERROR_FAIL` as long as they stand in it.
+        pauses, targets_kb, vcpus: per domid, what Xen counts and what the domain was last told.
         calls: every call that changes something, as `(method, domid, arguments)`.
     """
 
@@ -36,6 +37,9 @@ class FakeHypervisor:
         self._domains: dict[int, DomainInfo] = {}
         self._weights: dict[int, int] = {}
         self._caps: dict[int, int] = {}
+        self.pauses: dict[int, int] = {}
+        self.targets_kb: dict[int, int] = {}
+        self.vcpus: dict[int, int] = {}
         self._next_domid = 1
         self._domains[0] = DomainInfo(
             domid=0,
@@ -84,6 +88,7 @@ class FakeHypervisor:
             service=service,
         )
         self._weights[domid], self._caps[domid] = weight, cap
+        self.pauses[domid], self.targets_kb[domid], self.vcpus[domid] = int(cpu_time_s == 0), memory_kb, vcpus
         return domid
 
     def destroy(self, domid: int) -> None:
@@ -100,6 +105,8 @@ class FakeHypervisor:
         self._next_domid += 1
         self._domains[new] = replace(info, domid=new, cpu_time_s=cpu_time_s, paused=False, dying=False)
         self._weights[new], self._caps[new] = weight, cap
+        self.pauses[new] = 0
+        self.targets_kb[new], self.vcpus[new] = self.targets_kb[domid], self.vcpus[domid]
         return new
 
     def change(self, domid: int, **fields: object) -> None:
@@ -147,6 +154,45 @@ class FakeHypervisor:
             raise HypervisorError(f"set_sched_params failed for domain {domid}: ERROR_INVAL", "ERROR_INVAL")
         self._weights[domid] = given.get("weight", self._weights[domid])
         self._caps[domid] = given.get("cap", self._caps[domid])
+
+    def paused(self, domid: int) -> bool:
+        """Tell whether there are any pauses."""
+        self._get("paused", domid)
+        return self.pauses[domid] > 0
+
+    def pause(self, domid: int) -> None:
+        """Count one up."""
+        self._get("pause", domid)
+        self.pauses[domid] += 1
+        self.calls.append(("pause", domid, {}))
+
+    def unpause(self, domid: int) -> None:
+        """Count one down; Xen refuses where there is none."""
+        self._get("unpause", domid)
+        if self.pauses[domid] == 0:
+            raise HypervisorError(f"unpause failed for domain {domid}: ERROR_FAIL", "ERROR_FAIL")
+        self.pauses[domid] -= 1
+        self.calls.append(("unpause", domid, {}))
+
+    def memory_target_kb(self, domid: int) -> int:
+        """Return the balloon target."""
+        self._get("memory_target_kb", domid)
+        return self.targets_kb[domid]
+
+    def set_memory_target(self, domid: int, target_kb: int) -> None:
+        """Set the balloon target."""
+        self._get("set_memory_target", domid)
+        self.targets_kb[domid] = target_kb
+
+    def vcpus_available(self, domid: int) -> int:
+        """Return how many vCPUs the domain was told to use."""
+        self._get("vcpus_available", domid)
+        return self.vcpus[domid]
+
+    def set_vcpus_available(self, domid: int, count: int) -> None:
+        """Tell it."""
+        self._get("set_vcpus_available", domid)
+        self.vcpus[domid] = count
 
     # --- inside ---
 

@@ -12,9 +12,10 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 from uuid import UUID
 
-from xenwarden_host.errors import DomainGoneError, HypervisorError
-from xenwarden_host.libxl import binding
+from xenwarden_host.errors import DomainGoneError
+from xenwarden_host.libxl.context import Context
 from xenwarden_host.libxl.errors import error
+from xenwarden_host.libxl.slow import SlowCalls
 from xenwarden_host.records import DomainInfo, HostInfo, SchedParams, VmType
 
 if TYPE_CHECKING:
@@ -25,58 +26,8 @@ if TYPE_CHECKING:
 _NS_PER_S = 1_000_000_000
 
 
-class Context:
-    """One `libxl_ctx` with its logger. libxl locks it during a call: a slow call needs its own.
-
-    Raises:
-        HypervisorError: Xen is not running here, or we may not speak to it.
-    """
-
-    def __init__(self) -> None:
-        self.ffi, self.lib = binding.load()
-        logger = self.lib.xw_logger(self.lib.XTL_WARN)
-        if not logger:
-            raise error("xtl_createlogger_stdiostream", -5)
-        self._logger: Any = self.ffi.gc(logger, self.lib.xtl_logger_destroy)
-        out = self.ffi.new("libxl_ctx **")
-        code = self.lib.libxl_ctx_alloc(out, self.lib.LIBXL_VERSION, 0, self._logger)
-        if code:
-            failed = error("libxl_ctx_alloc", code)
-            raise HypervisorError(
-                "cannot speak to Xen: this is not a running dom0, or not root in it",
-                failed.code,
-                "boot under Xen, load xen-privcmd, start xenstored, and run as root",
-            )
-        self._ctx: Any = out[0]
-        self.lib.xw_own_children(self._ctx)
-
-    @property
-    def ctx(self) -> Any:
-        """The C pointer; a bug where the context was closed."""
-        if self._ctx is None:
-            raise RuntimeError("libxl context used after close")
-        return self._ctx
-
-    def close(self) -> None:
-        """Free the context and its logger; again does nothing."""
-        if self._ctx is not None:
-            self.lib.libxl_ctx_free(self._ctx)
-            self._ctx = None
-            self.ffi.release(self._logger)
-
-    @contextmanager
-    def struct(self, name: str) -> Iterator[Any]:
-        """Give an initialised libxl structure of type `name`, and dispose of what libxl put in it."""
-        thing = self.ffi.new(f"{name} *")
-        getattr(self.lib, f"{name}_init")(thing)
-        try:
-            yield thing
-        finally:
-            getattr(self.lib, f"{name}_dispose")(thing)
-
-
 class Xenlight:
-    """The machine's Xen. Quick calls only: each is a few hypercalls, none forks.
+    """The machine's Xen. Quick calls are a few hypercalls and never fork; slow ones run in `slow`.
 
     Args:
         store: XenStore, for names, kinds and service domains.
@@ -86,11 +37,13 @@ class Xenlight:
         self._store = store
         self._context = Context()
         self._ffi, self._lib = self._context.ffi, self._context.lib
+        self._slow = SlowCalls()
         # (domid, uuid) -> what never changes in a domain's life
         self._kinds: dict[tuple[int, str], tuple[VmType, bool]] = {}
 
     def close(self) -> None:
-        """Free the libxl context."""
+        """Free the libxl contexts; slow calls that are begun are finished first."""
+        self._slow.close()
         self._context.close()
 
     # --- the machine ---
@@ -184,15 +137,11 @@ class Xenlight:
             if cap is not None:
                 params.cap = cap
             code = self._lib.libxl_domain_sched_params_set(self._context.ctx, domid, params)
-        if code:
-            self._scheduler_of(domid)
-            raise error("libxl_domain_sched_params_set", code, domid)
+        self._check_domain("libxl_domain_sched_params_set", code, domid)
 
     def _scheduler_of(self, domid: int) -> str:
         """Return the scheduler of the domain's CPU pool, by libxl's name."""
-        with self._context.struct("libxl_dominfo") as info:
-            code = self._lib.libxl_domain_info(self._context.ctx, info, domid)
-            self._check("libxl_domain_info", code, domid)
+        with self._info(domid) as info:
             if info.dying:
                 raise DomainGoneError(f"domain {domid} is being destroyed", "ERROR_DOMAIN_DESTROYED")
             pool = info.cpupool
@@ -200,7 +149,78 @@ class Xenlight:
             self._check("libxl_cpupool_info", self._lib.libxl_cpupool_info(self._context.ctx, info, pool))
             return self._scheduler(info.sched)
 
+    # --- pause, memory, vCPUs ---
+
+    def paused(self, domid: int) -> bool:
+        """Tell whether the toolstack keeps the domain from running."""
+        with self._info(domid) as info:
+            return bool(info.paused)
+
+    def pause(self, domid: int) -> None:
+        """Pause once more: one hypercall, whatever the kind of domain."""
+        code = self._lib.libxl_domain_pause(self._context.ctx, domid, self._ffi.NULL)
+        self._check_domain("libxl_domain_pause", code, domid)
+
+    def unpause(self, domid: int) -> None:
+        """Take one pause back. Begun: an HVM domain's QEMU is asked first."""
+
+        def call(context: Context) -> None:
+            code = context.lib.libxl_domain_unpause(context.ctx, domid, context.ffi.NULL)
+            self._check_domain("libxl_domain_unpause", code, domid)
+
+        self._slow.run(("unpause", domid), call)
+
+    def memory_target_kb(self, domid: int) -> int:
+        """Return what the domain was last told to balloon to."""
+        out = self._ffi.new("uint64_t *")
+        code = self._lib.libxl_get_memory_target(self._context.ctx, domid, out)
+        self._check_domain("libxl_get_memory_target", code, domid)
+        return int(out[0])
+
+    def set_memory_target(self, domid: int, target_kb: int) -> None:
+        """Tell the domain to balloon to this, and let it have no more, as `xl mem-set` does. Begun."""
+
+        def call(context: Context) -> None:
+            code = context.lib.libxl_set_memory_target(context.ctx, domid, target_kb, 0, 1)
+            self._check_domain("libxl_set_memory_target", code, domid)
+
+        self._slow.run(("memory", domid), call)
+
+    def vcpus_available(self, domid: int) -> int:
+        """Return how many vCPUs the domain was last told to use: what Xen counts is what it complied with."""
+        with self._info(domid) as info:
+            last = info.vcpu_max_id
+        nodes = [f"/local/domain/{domid}/cpu/{n}/availability" for n in range(last + 1)]
+        return sum(value == b"online" for value in self._store.read_many(nodes))
+
+    def set_vcpus_available(self, domid: int, count: int) -> None:
+        """Tell the domain to use its first `count` vCPUs. Begun: HVM is asked through QEMU."""
+
+        def call(context: Context) -> None:
+            with context.struct("libxl_bitmap") as cpus:
+                code = context.lib.libxl_cpu_bitmap_alloc(context.ctx, cpus, count)
+                self._check("libxl_cpu_bitmap_alloc", code)
+                for cpu in range(count):
+                    context.lib.libxl_bitmap_set(cpus, cpu)
+                code = context.lib.libxl_set_vcpuonline(context.ctx, domid, cpus, context.ffi.NULL)
+            self._check_domain("libxl_set_vcpuonline", code, domid)
+
+        self._slow.run(("vcpus", domid), call)
+
     # --- small things ---
+
+    @contextmanager
+    def _info(self, domid: int) -> Iterator[Any]:
+        with self._context.struct("libxl_dominfo") as info:
+            code = self._lib.libxl_domain_info(self._context.ctx, info, domid)
+            self._check("libxl_domain_info", code, domid)
+            yield info
+
+    def _check_domain(self, call: str, code: int, domid: int) -> None:
+        """Raise what `code` means: most calls say ERROR_FAIL of a domain that died."""
+        if code:
+            with self._info(domid):
+                raise error(call, code, domid)
 
     def _check(self, call: str, code: int, domid: int | None = None) -> None:
         if code:

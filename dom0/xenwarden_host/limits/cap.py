@@ -26,6 +26,8 @@ class Cap:
 
     ours_alone = False
     outlives_domain = True
+    takes_time = False
+    counted = False
     recheck_s = 0.0
 
     def __init__(self, hypervisor: Hypervisor) -> None:

@@ -23,9 +23,13 @@ from xenwarden_host.errors import DomainGoneError, HypervisorError, LimitError, 
 from xenwarden_host.limits.book import PRECEDENCE, Book
 from xenwarden_host.limits.cap import Cap
 from xenwarden_host.limits.journal import NO_DOMID, Want
+from xenwarden_host.limits.memory import Memory
+from xenwarden_host.limits.pause import Pause
 from xenwarden_host.limits.place import Place, Whose, intend, judge
+from xenwarden_host.limits.vcpus import Vcpus
 from xenwarden_host.limits.vif_pps import VifPps
 from xenwarden_host.limits.vif_rate import VifRate
+from xenwarden_host.limits.weight import Weight
 from xenwarden_host.records import LimitKey, LimitKind, LimitState, LimitStatus, PacketClass
 
 if TYPE_CHECKING:
@@ -70,6 +74,10 @@ class LimitEngine:
         self._clock = clock
         self._kinds: dict[LimitKey, Kind] = {
             LimitKey(LimitKind.CAP): Cap(hypervisor),
+            LimitKey(LimitKind.WEIGHT): Weight(hypervisor),
+            LimitKey(LimitKind.PAUSE): Pause(hypervisor),
+            LimitKey(LimitKind.MEMORY): Memory(hypervisor),
+            LimitKey(LimitKind.VCPUS): Vcpus(hypervisor),
             LimitKey(LimitKind.VIF_RATE): VifRate(vifs),
             **{LimitKey(LimitKind.VIF_PPS, c): VifPps(vifs, c) for c in PacketClass},
         }
@@ -170,7 +178,8 @@ class LimitEngine:
             if status is not None:
                 after[job.id] = status
         self._book.forget_surplus()
-        self._book.flush()
+        if any(status.state is LimitState.LIFTED for status in after.values()):
+            self._book.flush()  # that something was read back can wait: either text is known to be ours
         events = [after[id_] for id_ in sorted(after, key=_order) if after[id_] != self._last(id_)]
         self._status = {}
         for (uuid, key), status in after.items():
@@ -258,6 +267,11 @@ class LimitEngine:
             return self._failed(job.id, job.want, problem)
         wanted = {name: place.intended for name, place in job.places.items()}
         wrong = {name: found[name] for name in wanted if name in found and found[name] != wanted[name]}
+        if wrong and job.kind.counted and job.want is None:
+            return self._done(job, "still so by somebody else's word")
+        if wrong and job.kind.takes_time:
+            detail = f"asked for {_words(wanted)}, stands at {_words(wrong)}"
+            return self._failed(job.id, job.want, LimitError(detail, LimitState.PENDING))
         if wrong:
             sentence = f"set to {_words(wanted)}, read back as {_words(wrong)}"
             return self._failed(job.id, job.want, LimitError(sentence, LimitState.FAILED))
@@ -274,17 +288,18 @@ class LimitEngine:
             )
         return self._done(job)
 
-    def _done(self, job: _Job) -> LimitStatus:
+    def _done(self, job: _Job, detail: str = "") -> LimitStatus:
         """Note that what was intended stands."""
         if job.want is None:
             for place in job.places.values():
                 self._release(job.kind, place)
-            return self._lifted(job.id, job.places, "")
+            return self._lifted(job.id, job.places, detail)
         for place in job.places.values():
             self._book.put(replace(place, applied=place.intended))
         self._checked[job.id] = (job.domain.domid, job.want.value, self._clock.monotonic())
         stricter = all(place.intended == place.original for place in job.places.values())
-        detail = "what was there before is the stricter and stays" if stricter else ""
+        if stricter:
+            detail = "what was there before is the stricter and stays"
         return _describe(job.want, job.places, LimitState.SET, detail)
 
     # --- where there is nothing to do, or it cannot be done ---

@@ -29,6 +29,12 @@ class Kind(Protocol):
     outlives_domain: bool
     """Xen or libxl carries the value over to the next domain of this VM (migration, save, reboot)."""
 
+    takes_time: bool
+    """A write is only begun: what reads back otherwise is not there yet."""
+
+    counted: bool
+    """Each write adds to or takes from a count of which only 0 or not is seen: it is never repeated."""
+
     recheck_s: float
     """How long a value that was read back is believed; 0: read at every reconciling."""
 

@@ -27,6 +27,8 @@ class VifPps:
 
     ours_alone = True
     outlives_domain = False
+    takes_time = False
+    counted = False
     recheck_s = RECHECK_S
 
     def __init__(self, vifs: VifControl, packet_class: PacketClass) -> None:

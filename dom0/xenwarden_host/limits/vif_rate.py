@@ -33,6 +33,8 @@ class VifRate:
 
     ours_alone = False
     outlives_domain = False
+    takes_time = False
+    counted = False
     recheck_s = 0.0
 
     def __init__(self, vifs: VifControl) -> None:

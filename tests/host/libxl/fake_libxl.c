@@ -7,6 +7,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <unistd.h>
 
 #include <libxl.h>
 #include <libxl_event.h>
@@ -111,6 +112,7 @@ static void fill(libxl_dominfo *d, int i)
     d->max_memkb = 2000 + i;
     d->cpu_time = 1500000000ULL * i;
     d->vcpu_online = 1 + i;
+    d->vcpu_max_id = 3;
     d->cpupool = i == 1;
 }
 
@@ -173,4 +175,75 @@ int libxl_domain_sched_params_set(libxl_ctx *ctx, uint32_t domid, const libxl_do
     fake_set_weight = p->weight;
     fake_set_cap = p->cap;
     return fake_set_error;
+}
+
+int fake_pauses, fake_slow_error, fake_slow_ms, fake_vcpu_mask;
+int fake_target = 1 << 18;
+int fake_slow_context_differs;
+static libxl_ctx *quick_ctx;
+
+int libxl_domain_pause(libxl_ctx *ctx, uint32_t domid, const libxl_asyncop_how *how)
+{
+    (void)domid;
+    quick_ctx = ctx;
+    fake_pauses++;
+    return how ? ERROR_INVAL : 0;
+}
+
+static int slow(libxl_ctx *ctx)
+{
+    fake_slow_context_differs = ctx != quick_ctx;
+    usleep(fake_slow_ms * 1000);
+    return fake_slow_error;
+}
+
+int libxl_domain_unpause(libxl_ctx *ctx, uint32_t domid, const libxl_asyncop_how *how)
+{
+    (void)domid;
+    int rc = slow(ctx);
+    if (!rc)
+        fake_pauses--;
+    return how ? ERROR_INVAL : rc;
+}
+
+int libxl_get_memory_target(libxl_ctx *ctx, uint32_t domid, uint64_t *out)
+{
+    (void)ctx, (void)domid;
+    *out = fake_target;
+    return fake_get_error;
+}
+
+int libxl_set_memory_target(libxl_ctx *ctx, uint32_t domid, int64_t kb, int relative, int enforce)
+{
+    (void)domid;
+    int rc = slow(ctx);
+    if (!rc && !relative && enforce)
+        fake_target = kb;
+    return rc;
+}
+
+void libxl_bitmap_init(libxl_bitmap *map) { memset(map, 0, sizeof *map); }
+void libxl_bitmap_dispose(libxl_bitmap *map)
+{
+    if (map->map)
+        fake_live--;
+    free(map->map);
+}
+int libxl_cpu_bitmap_alloc(libxl_ctx *ctx, libxl_bitmap *map, int max_cpus)
+{
+    (void)ctx;
+    map->size = (max_cpus + 7) / 8;
+    map->map = calloc(1, map->size);
+    fake_live++;
+    return 0;
+}
+void libxl_bitmap_set(libxl_bitmap *map, int bit) { map->map[bit / 8] |= 1 << (bit % 8); }
+
+int libxl_set_vcpuonline(libxl_ctx *ctx, uint32_t domid, libxl_bitmap *map, const libxl_asyncop_how *how)
+{
+    (void)domid;
+    int rc = slow(ctx);
+    if (!rc)
+        fake_vcpu_mask = map->map[0];
+    return how ? ERROR_INVAL : rc;
 }

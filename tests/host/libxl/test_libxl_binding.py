@@ -190,6 +190,57 @@ assert value("fake_owner").value == 3, "children: libxl reaps its own only"
     )
 
 
+def test_pause_memory_and_vcpus(fake_folder: Path) -> None:
+    on_fake(
+        fake_folder,
+        """
+xen.pause(5)
+assert (value("fake_pauses").value, xen.paused(5), xen.paused(10)) == (1, False, True)
+xen.unpause(5)
+assert value("fake_pauses").value == 0
+assert value("fake_slow_context_differs").value == 1
+assert xen.memory_target_kb(5) == 1 << 18
+xen.set_memory_target(5, 1000)
+assert xen.memory_target_kb(5) == 1000
+for n, word in enumerate((b"online", b"online", b"offline")):
+    store.write(f"/local/domain/5/cpu/{n}/availability", word)
+assert xen.vcpus_available(5) == 2
+xen.set_vcpus_available(5, 3)
+assert value("fake_vcpu_mask").value == 0b111
+""",
+    )
+
+
+def test_a_slow_call_delays_no_quick_one_and_fails_later_by_name(fake_folder: Path) -> None:
+    on_fake(
+        fake_folder,
+        """
+from time import monotonic, sleep
+value("fake_slow_ms").value, value("fake_slow_error").value = 1000, -9
+start = monotonic()
+xen.set_memory_target(5, 1000)
+xen.sched_params(5)
+assert monotonic() - start < 0.9, "waited for the slow call"
+while True:  # the same again raises what the first came to
+    sleep(0.2)
+    try: xen.set_memory_target(5, 1000)
+    except HypervisorError as problem: late = problem; break
+assert late.code == "ERROR_TIMEDOUT"
+value("fake_slow_ms").value = 0
+""",
+    )
+
+
+def test_a_slow_call_for_a_dead_domain_says_so(fake_folder: Path) -> None:
+    on_fake(
+        fake_folder,
+        """
+value("fake_slow_error").value, value("fake_info_error").value = -3, -21
+fails(lambda: xen.unpause(5), DomainGoneError)
+""",
+    )
+
+
 def test_a_closed_context_is_not_used_again(fake_folder: Path) -> None:
     on_fake(fake_folder, "xen.close()\nfails(xen.list_domains, RuntimeError)\n")
 

@@ -6,7 +6,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 import pytest
-from limits_harness import CAP, RATE, SYN, UDP, VM, Host
+from limits_harness import CAP, MEMORY, PAUSE, RATE, SYN, UDP, VCPUS, VM, WEIGHT, Host
 
 from xenwarden_host.errors import HypervisorError, LimitError
 from xenwarden_host.libxl.fake import DOM0_UUID
@@ -307,3 +307,86 @@ def test_a_write_that_was_refused_but_done_is_still_ours(host: Host, monkeypatch
     host.engine.lift_all(VM)
     host.tick()
     assert host.cap == 0
+
+
+def test_weight_memory_and_vcpus_are_set_and_restored(tmp_path: Path) -> None:
+    host = Host(tmp_path, weight=300, memory_kb=1 << 18, vcpus=4)
+    for key, value in ((WEIGHT, 64), (MEMORY, 1 << 17), (VCPUS, 1)):
+        host.want(key, value)
+    host.tick()
+
+    def stands() -> tuple[int | None, int, int]:
+        domid = host.domid
+        return host.xen.sched_params(domid).weight, host.xen.targets_kb[domid], host.xen.vcpus[domid]
+
+    assert stands() == (64, 1 << 17, 1)
+    host.migrate()
+    host.tick()
+    host.engine.lift_all(VM)
+    host.tick()
+    assert stands() == (300, 1 << 18, 4)
+
+
+@pytest.mark.parametrize("key", [WEIGHT, MEMORY, VCPUS])
+def test_a_limit_that_is_looser_than_what_is_there_changes_nothing(host: Host, key: LimitKey) -> None:
+    host.want(key, 60000 if key == WEIGHT else 1 << 30)
+    (event,) = host.tick()
+    assert (event.state, host.xen.calls) == (LimitState.SET, [])
+
+
+def test_a_slow_limit_is_pending_until_it_stands(host: Host, monkeypatch: pytest.MonkeyPatch) -> None:
+    with monkeypatch.context() as patch:
+        patch.setattr(host.xen, "set_memory_target", lambda _domid, _kb: None)  # begun, not done
+        host.want(MEMORY, 1 << 16)
+        (event,) = host.tick()
+        assert event.state is LimitState.PENDING
+        assert "stands at" in event.detail
+    (event,) = host.tick()
+    assert (event.state, host.xen.targets_kb[host.domid]) == (LimitState.SET, 1 << 16)
+
+
+def test_a_pause_is_counted_once_and_taken_back_once(host: Host) -> None:
+    host.want(PAUSE, 1)
+    host.tick()
+    host.tick()
+    host.restart()
+    host.tick()
+    assert host.xen.pauses[host.domid] == 1
+    host.engine.lift_all(VM)
+    host.tick()
+    assert host.xen.pauses[host.domid] == 0
+
+
+def test_a_domain_that_the_admin_paused_is_not_paused_again_and_stays_paused(host: Host) -> None:
+    host.xen.pause(host.domid)
+    host.want(PAUSE, 1)
+    host.tick()
+    assert host.xen.pauses[host.domid] == 1
+    host.engine.lift_all(VM)
+    host.tick()
+    host.tick()
+    assert host.xen.pauses[host.domid] == 1
+
+
+def test_a_pause_of_the_admins_on_top_of_ours_stays(host: Host) -> None:
+    host.want(PAUSE, 1)
+    host.tick()
+    host.xen.pause(host.domid)
+    host.engine.lift_all(VM)
+    (event,) = host.tick()
+    assert event.state is LimitState.LIFTED
+    host.tick()
+    host.restart()
+    host.tick()
+    assert host.xen.pauses[host.domid] == 1
+
+
+def test_a_domain_that_the_admin_resumed_is_paused_again_while_the_limit_holds(host: Host) -> None:
+    host.want(PAUSE, 1)
+    host.tick()
+    host.xen.unpause(host.domid)
+    host.tick()
+    assert host.xen.pauses[host.domid] == 1
+    host.engine.lift_all(VM)
+    host.tick()
+    assert host.xen.pauses[host.domid] == 0

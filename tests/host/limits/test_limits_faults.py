@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from limits_harness import CAP, RATE, SYN, UDP, VM, Fault, Host, Killed
+from limits_harness import CAP, MEMORY, PAUSE, RATE, SYN, UDP, VCPUS, VM, WEIGHT, Fault, Host, Killed
 
 from xenwarden_host.limits.journal import JournalError
 from xenwarden_host.records import LimitState
@@ -103,6 +103,12 @@ STORIES: dict[str, list[Step]] = {
         tick,
     ],
     "lifted, then rebooted": [want(CAP, 20), tick, lambda h: h.engine.lift_all(VM), outside(reboot), tick],
+    "weight, memory and vCPUs": [
+        *(want(WEIGHT, 64), want(MEMORY, 1 << 16), want(VCPUS, 1), tick, outside(Host.migrate), tick),
+        *(lambda h: h.engine.lift_all(VM), tick),
+    ],
+    "paused": [want(PAUSE, 1), tick],
+    "paused and resumed": [want(PAUSE, 1), tick, lambda h: h.engine.lift_all(VM), tick],
     "plugged": [
         want(RATE, 10**6),
         want(SYN, 5),
@@ -134,10 +140,10 @@ def tell(folder: Path, story: list[Step], fault: Fault) -> Host:
 def ends(host: Host) -> Any:
     vifs = {devid: (vif.rate, vif.police) for devid, vif in host.vifs.vifs[host.domid].items()}
     status = [(s.key, s.value, s.original, s.state, s.owner) for s in host.engine.status()]
-    places = (
-        sorted((p.id, p.active, p.original, p.applied) for p in host.journal.places()) if host.journal else []
-    )
-    return host.cap, vifs, status, places
+    places = sorted((p.id, p.active, p.original) for p in host.journal.places()) if host.journal else []
+    xen, domid = host.xen, host.domid
+    counts = xen.pauses[domid], xen.targets_kb[domid], xen.vcpus[domid]
+    return xen.sched_params(domid), counts, vifs, status, places
 
 
 @pytest.mark.parametrize("name", STORIES)

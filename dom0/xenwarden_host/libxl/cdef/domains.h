@@ -14,6 +14,7 @@ typedef struct {
     uint64_t current_memkb;
     uint64_t max_memkb;
     uint64_t cpu_time; /* nanoseconds */
+    uint32_t vcpu_max_id;
     uint32_t vcpu_online;
     uint32_t cpupool;
     ...;
