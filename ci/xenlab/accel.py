@@ -21,7 +21,7 @@ PROBE_S = 20.0
 
 
 def choose(wanted: str, images: Images, machine: Machine) -> str:
-    """Return `tcg` or `kvm` for `auto`, `tcg` or `kvm`. LabError where `kvm` is asked for and does not work."""
+    """Return `tcg` or `kvm` for `auto`, `tcg` or `kvm`. Raises LabError where `kvm` does not work."""
     if wanted == "tcg":
         return "tcg"
     needs_hap = any(g.type == "pvh" for g in machine.guests)

@@ -126,7 +126,7 @@ def command(argv: Sequence[str | Path], what: str, hint: str = "", cwd: Path | N
 
 def make_disk(tree: Path | None, disk: Path, size: str, *options: str) -> None:
     """Make `disk`, a sparse ext4 file system with the content of `tree`. No mount, no loop device."""
-    content = ["-d", tree] if tree else []
+    content: list[str | Path] = ["-d", tree] if tree else []
     command(["mkfs.ext4", "-q", "-m", "0", *options, *content, disk, size], f"Making {disk.name}")
 
 

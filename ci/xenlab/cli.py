@@ -11,8 +11,9 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn
 
-from xenlab import accel, keep, layers, load, progress, results, runner, shell, store
+from xenlab import accel, keep, layers, load, progress, qemu, results, runner, shell, store
 from xenlab.errors import LabError, ScenarioError
+from xenlab.machine import Lab
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -149,12 +150,10 @@ def _run(arguments: argparse.Namespace) -> int:
 def _list(_arguments: argparse.Namespace) -> int:
     for path in sorted(SCENARIOS.glob("*.yaml")):
         scenario = load.load(path)
-        guests = ", ".join(
-            f"{g.name} ({g.type}{'' if g.agent else ', no agent'})" for g in scenario.machine.guests
-        )
-        print(
-            f"{scenario.name}: {scenario.description}\n    guests: {guests}\n    file: {os.path.relpath(path)}"
-        )
+        guests = [f"{g.name} ({g.type}{'' if g.agent else ', no agent'})" for g in scenario.machine.guests]
+        print(f"{scenario.name}: {scenario.description}")
+        print(f"    guests: {', '.join(guests)}")
+        print(f"    file: {os.path.relpath(path)}")
     return 0
 
 
@@ -163,7 +162,7 @@ def _shell(arguments: argparse.Namespace) -> int:
         return shell.interactive(link)
     scenario = load.load(arguments.scenario or SCENARIOS / "demo.yaml")
     images = layers.get()
-    with runner.Lab(scenario.machine, images, accel.choose(arguments.accel, images, scenario.machine)) as lab:
+    with Lab(scenario.machine, images, accel.choose(arguments.accel, images, scenario.machine)) as lab:
         lab.start()
         return shell.interactive(lab.link)
 
@@ -174,7 +173,7 @@ def _clean(_arguments: argparse.Namespace) -> int:
     for path in cache.iterdir():
         if path.name == "runs":
             with store.locked("runs"):
-                runner.qemu.sweep(path)
+                qemu.sweep(path)
         elif path.name != "locks":
             shutil.rmtree(path) if path.is_dir() else path.unlink()
     progress.say(f"removed images and snapshots from {cache}")

@@ -83,7 +83,8 @@ def _not_restored(outcome: Outcome, name: str) -> Iterable[str]:
     before, after = outcome.before.get(name, {}), outcome.after.get(name, {})
     for what in sorted({*before, *after}):
         if before.get(what) != after.get(what):
-            yield f"{what} is {after.get(what, 'gone')!r} at the end, was {before.get(what, 'not there')!r} at first"
+            now, then = after.get(what, "gone"), before.get(what, "not there")
+            yield f"{what} is {now!r} at the end, was {then!r} at first"
 
 
 def _figure(figure: Mapping[str, Any], outcome: Outcome) -> list[str]:

@@ -4,7 +4,6 @@
 from __future__ import annotations
 
 import difflib
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import yaml
@@ -17,6 +16,7 @@ from xenwarden_host.errors import ConfigError
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
+    from pathlib import Path
 
 ACTIONS = ("run", "until", "stop", "wait", "pause", "reboot")
 FITTING = {  # keys that mean something only with some actions

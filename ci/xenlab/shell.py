@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 def interactive(link: Link) -> int:
     """Connect this terminal to a new shell in dom0 until that ends; return its exit status."""
-    progress.say("a shell in dom0 (`lab GUEST COMMAND…` runs a command in a guest); exit ends it")
+    progress.say("a shell in dom0 (`in-guest NAME COMMAND` runs a command in a guest); exit ends it")
     done = threading.Event()
 
     def show(message: dict[str, Any]) -> None:

@@ -16,16 +16,17 @@ if TYPE_CHECKING:
 # Limits as they stand on a guest, whoever set them: one `what|value` line each.
 _LIMITS = r"""
 name=$1; domid=$(xl domid "$name") || exit 0
-echo "scheduler|$(xl sched-{scheduler} -d "$name" | awk 'END {{ for (i = 3; i <= NF; i++) printf "%s ", $i }}')"
+echo "scheduler|$(xl sched-$2 -d "$name" | awk 'END { for (i = 3; i <= NF; i++) printf "%s ", $i }')"
 echo "memory target|$(xenstore-read "/local/domain/$domid/memory/target")"
-for vif in /sys/class/net/vif"$domid".*; do
-  [ -e "$vif" ] || continue
-  vif=${{vif##*/}}
+for path in /sys/class/net/vif"$domid".*; do
+  [ -e "$path" ] || continue
+  vif=${path##*/}; number=${vif##*.}
   # netback's own node: libxl writes it where the configuration has a rate
-  echo "rate of vif ${{vif##*.}}|$(xenstore-read "/local/domain/0/backend/vif/$domid/${{vif##*.}}/rate" 2>/dev/null)"
-  echo "qdisc of vif ${{vif##*.}}|$(tc qdisc show dev "$vif" | tr '\n' ';' | sed "s/$vif/vif/g")"
+  rate=$(xenstore-read "/local/domain/0/backend/vif/$domid/$number/rate" 2>/dev/null)
+  echo "rate of vif $number|$rate"
+  echo "qdisc of vif $number|$(tc qdisc show dev "$vif" | tr '\n' ';')"
   for way in ingress egress; do
-    echo "$way filters of vif ${{vif##*.}}|$(tc filter show dev "$vif" "$way" | tr '\n' ';')"
+    echo "$way filters of vif $number|$(tc filter show dev "$vif" "$way" | tr '\n' ';')"
   done
 done
 """
@@ -44,11 +45,8 @@ print(json.dumps({"rss_kb": int(rss), "cpu_s": (int(fields[11]) + int(fields[12]
 
 def host_facts(link: Link, xenstored: str) -> dict[str, str]:
     """Return `xen_version`, `scheduler` and `xenstored` as dom0 sees them."""
-    info = dict(
-        (part.strip() for part in line.split(":", 1))
-        for line in link.check("xl info").splitlines()
-        if ":" in line
-    )
+    rows = [line.partition(":") for line in link.check("xl info").splitlines()]
+    info = {name.strip(): value.strip() for name, _, value in rows}
     running = link.run(f"pidof {xenstored}")["status"] == 0
     return {
         "xen_version": info.get("xen_version", ""),
@@ -75,10 +73,9 @@ def environment(link: Link, guests: Iterable[Guest]) -> dict[str, str]:
 
 def standing_limits(link: Link, scheduler: str, guests: Iterable[Guest]) -> dict[str, dict[str, str]]:
     """Return what limits stand on each guest, read from Xen, XenStore and the kernel."""
-    script = _LIMITS.format(scheduler=scheduler)
     out: dict[str, dict[str, str]] = {}
     for guest in guests:
-        text = link.check(f"set -- {shlex.quote(guest.name)}\n{script}")
+        text = link.check(f"set -- {shlex.quote(guest.name)} {scheduler}\n{_LIMITS}")
         out[guest.name] = {
             what: " ".join(value.split())
             for what, _, value in (line.partition("|") for line in text.splitlines())
