@@ -181,6 +181,8 @@ def _listener(socket_path: str) -> None:
     tracker = Tracker(hypervisor, store, SystemClock(), passive=False)
     tracker.refresh()
     tracker.read()
+    for guest in tracker.guests.values():
+        guest.inbox.report_is_new = False  # what an earlier run left
     print("ready", flush=True)
     latencies: list[float] = []
     began, cpu_began = time.monotonic(), _cpu_s()

@@ -324,10 +324,12 @@ int xenevtchn_notify(xenevtchn_handle *xce, evtchn_port_t port)
 
 xenevtchn_port_or_error_t xenevtchn_pending(xenevtchn_handle *xce)
 {
-    uint32_t port;
+    uint32_t port, next;
 
     (void)xce;
     if (recv(event_socket, &port, sizeof(port), 0) != sizeof(port))
         return -1;
+    while (recv(event_socket, &next, sizeof(next), MSG_PEEK | MSG_DONTWAIT) == sizeof(next) && next == port)
+        recv(event_socket, &next, sizeof(next), 0);
     return (int)port;
 }
