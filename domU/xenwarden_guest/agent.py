@@ -72,6 +72,7 @@ class Sensor:
         self._since_s = self._looked_s = now_s
         self.network.find_interfaces()
         self.network.look(0.0)
+        self.network.finish(0.0)
         gather(COLLECTORS, roots, self._before)
 
     def peek(self, now_s: float) -> None:
@@ -85,8 +86,8 @@ class Sensor:
         seconds = now_s - self._since_s
         after: dict[str, int] = {}
         missing = gather(COLLECTORS, self._roots, after)
-        missing += sorted(self.network.failed)
-        signals, dests, sources = self.network.finish(seconds)
+        signals, dests, sources, failed = self.network.finish(seconds)
+        missing += failed
         signals.update(vsem.signals(self._before, after, seconds))
         signals.update(vrem.signals(self._before, after, seconds))
         self.load.add(signals, seconds)

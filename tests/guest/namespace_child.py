@@ -57,7 +57,11 @@ def each_frame() -> dict[str, object]:
             headers = [header for sent, header in sampler.read() if sent == (way == "sent")]
             ring = bytes(sampler._ring or b"")
             out[f"{name}/{way}"] = {
-                "classes": {key: count for key, count in classes.items() if count and key != "other"},
+                "classes": {
+                    key: count
+                    for key, count in classes.items()
+                    if count and key not in ("none", "tx_other", "rx_other")
+                },
                 "headers": [base64.b64encode(header).decode() for header in headers],
                 "leaked": frames.PAYLOAD[:8] in ring,
             }
@@ -87,7 +91,7 @@ def flood(distinct: int, seed: int) -> dict[str, object]:
                 out.send(bulk)
                 sent += 2
             monitor.look(1.0)
-        signals, top, _sources = monitor.finish(5.0)
+        signals, top, _sources, _failed = monitor.finish(5.0)
     monitor.close()
     return {
         "syns": 3000 / 5,
@@ -110,17 +114,16 @@ def down_and_up() -> dict[str, object]:
     out: dict[str, object] = {}
     ip("link", "set", "here", "down")
     monitor.look(1.0)
-    out["failed_while_down"] = sorted(monitor.failed)
-    monitor.finish(1.0)
+    out["failed_while_down"] = monitor.finish(1.0)[3]
     ip("link", "set", "here", "up")
     monitor.find_interfaces()
     monitor.look(1.0)
     monitor.finish(1.0)
     raw("here").send(frame)
     monitor.look(1.0)
-    signals, _dests, _sources = monitor.finish(1.0)
+    signals, _dests, _sources, failed = monitor.finish(1.0)
     out["syns_after"] = signals.get("tx_syn_pps")
-    out["failed_after"] = sorted(monitor.failed)
+    out["failed_after"] = failed
     return out
 
 

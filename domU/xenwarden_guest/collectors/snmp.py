@@ -15,7 +15,8 @@ _WANTED = {
     b"Udp:": {b"InErrors": "udp_errors", b"SndbufErrors": "udp_errors"},
     b"Icmp:": {b"InDestUnreachs": "udp_errors", b"InTimeExcds": "udp_errors"},
 }
-_WANTED6 = {b"Udp6InErrors", b"Udp6SndbufErrors", b"Icmp6InDestUnreachs", b"Icmp6InTimeExcds"}
+# As lines of their own: searching is a fifth of the cost of splitting a hundred lines.
+_WANTED6 = (b"\nUdp6InErrors ", b"\nUdp6SndbufErrors ", b"\nIcmp6InDestUnreachs ", b"\nIcmp6InTimeExcds ")
 
 
 def collect(roots: Roots) -> dict[str, int]:
@@ -63,8 +64,8 @@ def parse6(text: bytes) -> int:
         Unparsable: a value is no counter.
     """
     total = 0
-    for line in text.split(b"\n"):
-        words = line.split()
-        if len(words) == 2 and words[0] in _WANTED6:
-            total += number(words[1])
+    for name in _WANTED6:
+        _, found, rest = text.partition(name)
+        if found:
+            total += number(rest[: rest.find(b"\n")].strip())
     return total

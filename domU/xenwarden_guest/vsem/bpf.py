@@ -45,9 +45,9 @@ _ICMP6_ECHO_REQUEST = 128
 # header, ICMP's type, code and checksum. Never more, so that a wrong length field lets nothing through.
 TCP_BYTES, UDP_BYTES, ICMP_BYTES, ARP_BYTES = 14, 8, 4, 28
 
-# The classes, in the order of their numbers; 0 is everything else.
+# The classes, in the order of their numbers. "none" is not this VM's own, or ends within its headers.
 CLASSES = (
-    "other",
+    "none",
     "tx_syn",
     "rx_syn",
     "tx_synack",
@@ -59,6 +59,8 @@ CLASSES = (
     "tx_icmp",
     "rx_icmp",
     "tx_arp",
+    "tx_other",
+    "rx_other",
 )
 # Where the classifier arrives, and the class of a sent packet there; a received one's is the next.
 _ANSWERS = (
@@ -67,6 +69,9 @@ _ANSWERS = (
     ("rst", "tx_rst"),
     ("udp", "tx_udp"),
     ("icmp_request", "tx_icmp"),
+    ("link_only", "tx_other"),
+    ("ipv4_bad", "tx_other"),
+    ("unclassified", "tx_other"),
 )
 # Scratch memory: direction; next header or a length; protocol; X; the peer's address, folded to a word.
 _SCRATCH_RX, _SCRATCH_NEXT, _SCRATCH_PROTOCOL, _SCRATCH_X, _SCRATCH_PEER = range(5)
@@ -125,29 +130,29 @@ def classifier(own_mac: bytes = b"") -> bytes:
     _direction(p, own_mac)
     _layers(p)
     p.label("fragment")
-    p.jump(_JEQ, _UDP, "udp", "none")
+    p.jump(_JEQ, _UDP, "udp", "unclassified")
     p.label("layer4")
     p.jump(_JEQ, _TCP, "tcp")
     p.jump(_JEQ, _UDP, "udp")
     p.jump(_JEQ, _ICMP, "icmp")
-    p.jump(_JEQ, _ICMP6, "icmp6", "none")
+    p.jump(_JEQ, _ICMP6, "icmp6", "unclassified")
     p.label("tcp")
     p.op(_LD_B_IND, _LL + 13)
     p.jump(_JSET, _RST, "rst")
     p.op(_AND_K, _SYN | _ACK)
     p.jump(_JEQ, _SYN, "syn")
-    p.jump(_JEQ, _SYN | _ACK, "synack", "none")
+    p.jump(_JEQ, _SYN | _ACK, "synack", "unclassified")
     p.label("icmp")
     p.op(_LD_B_IND, _LL)
     for kind in _ICMP_REQUESTS:
         p.jump(_JEQ, kind, "icmp_request")
-    p.goto("none")
+    p.goto("unclassified")
     p.label("icmp6")
     p.op(_LD_B_IND, _LL)
-    p.jump(_JEQ, _ICMP6_ECHO_REQUEST, "icmp_request", "none")
+    p.jump(_JEQ, _ICMP6_ECHO_REQUEST, "icmp_request", "unclassified")
     p.label("arp")
     p.op(_LD_MEM, _SCRATCH_RX)
-    p.jump(_JEQ, 0, "arp_sent", "none")
+    p.jump(_JEQ, 0, "arp_sent", "unclassified")
     p.label("arp_sent")
     p.op(_RET_K, CLASSES.index("tx_arp"))
     for label, name in _ANSWERS:
@@ -155,9 +160,8 @@ def classifier(own_mac: bytes = b"") -> bytes:
         p.op(_LD_MEM, _SCRATCH_RX)  # 1 for received, whose class is the next
         p.op(_ADD_K, CLASSES.index(name))
         p.op(_RET_A)
-    for label in ("none", "link_only", "ipv4_bad"):
-        p.label(label)
-    p.op(_RET_K, 0)
+    p.label("none")
+    p.op(_RET_K, CLASSES.index("none"))
     return p.assemble()
 
 

@@ -19,6 +19,9 @@ if TYPE_CHECKING:
     from xenwarden_guest.collectors.interfaces import Interface
 
 _FIND_AFRESH = 12  # looks for interfaces; one may become a bridge port, or get another address, in place
+_SENT = [name for name in CLASSES if name.startswith("tx_")]
+_RECEIVED = [name for name in CLASSES if name.startswith("rx_")]
+_CLASS_SIGNALS = CLASSES[1:-2]  # all but what is of no class
 _SHORTEST_S = 0.1  # a look may follow another at once; rates over less mean nothing
 _COUNTERS = ("rx_bytes", "rx_packets", "tx_bytes", "tx_packets", "tx_drops")
 _SIGNALS = {
@@ -84,14 +87,13 @@ class Monitor:
         self._finds = 0
         self.level = 1
         self.networks = Networks()
-        self.failed: set[str] = set()  # collectors that failed since the last report
         self._start()
 
     def _start(self) -> None:
         self._sums: dict[str, int] = {}
         self._tx = Talkers(self.networks, outgoing=True)
         self._rx = Talkers(self.networks, outgoing=False)
-        self.failed = set()
+        self.failed: set[str] = set()  # what failed since the last call of `finish`
 
     def find_interfaces(self) -> None:
         """Follow interfaces that came, went or changed; all of them are looked at afresh now and then."""
@@ -118,51 +120,32 @@ class Monitor:
                 self._watched[index] = _Watched(interface)
 
     def look(self, seconds: float) -> None:
-        """Take in what happened in the `seconds` since the last look."""
-        try:
-            table = netdev.parse(netdev.read(self._roots))
-        except (OSError, ValueError):
-            self.failed.add("netdev")
-            table = {}
+        """Take in what the sockets saw in the `seconds` since the last look."""
         for watched in self._watched.values():
-            packets = self._count(watched, table.get(watched.interface.name), seconds)
             try:
                 if watched.sampler is None or watched.classes is None:
                     watched.open()
                 else:
-                    syns = self._classes(watched.classes)
-                    self._headers(watched.sampler, packets, syns, seconds)
+                    self._headers(watched.sampler, self._classes(watched.classes), seconds)
             except OSError:
                 watched.close()
                 self._names = []  # it may be another one by now
                 if interfaces.is_up(self._roots, watched.interface.name):
                     self.failed.add("headers")  # refused, or counts were lost; one that is down sends nothing
 
-    def _count(self, watched: _Watched, counters: netdev.Counters | None, seconds: float) -> tuple[int, int]:
-        """Add the interface's counters; return the packets (sent, received)."""
-        before = watched.counters
-        watched.counters = after = dict(zip(_COUNTERS, counters, strict=True)) if counters else {}
-        if not before or not after:
-            return 0, 0  # new here: its history is not this interval's
-        for name in _COUNTERS:
-            moved = step(before, after, name, seconds)
-            if moved is not None:
-                self._sums[name] = self._sums.get(name, 0) + moved
-        return step(before, after, "tx_packets", seconds) or 0, step(
-            before, after, "rx_packets", seconds
-        ) or 0
-
-    def _classes(self, counter: ClassCounter) -> tuple[int, int]:
-        """Add the class counts; return the SYNs (sent, received)."""
+    def _classes(self, counter: ClassCounter) -> dict[str, int]:
+        """Add the class counts, and return them."""
         found = dict(zip(CLASSES, counter.read(), strict=True))
         for name, count in found.items():
             self._sums[name] = self._sums.get(name, 0) + count
-        return found["tx_syn"], found["rx_syn"]
+        return found
 
-    def _headers(
-        self, sampler: HeaderSampler, packets: tuple[int, int], syns: tuple[int, int], seconds: float
-    ) -> None:
-        """Take in the samples; plan the next by them and by the (sent, received) packets and SYNs counted."""
+    def _headers(self, sampler: HeaderSampler, counted: dict[str, int], seconds: float) -> None:
+        """Take in the samples; plan the next ones by them and by what was counted."""
+        packets = [sum([counted[name] for name in names]) for names in (_SENT, _RECEIVED)]
+        if not any(packets) and sampler.sent.takes_all and sampler.received.takes_all:
+            return
+        syns = counted["tx_syn"], counted["rx_syn"]
         samples = sampler.read()
         chosen, lost = sampler.counts()
         scale = chosen / (chosen - lost) if chosen > lost else 1.0
@@ -184,31 +167,43 @@ class Monitor:
 
     def so_far(self, interval_s: float) -> dict[str, float]:
         """Return the rates that the interval will have at least, if nothing more happens in it."""
-        return self._rates(interval_s)
-
-    def _rates(self, seconds: float) -> dict[str, float]:
-        found = {}
-        for signal, (counter, scale) in _SIGNALS.items():
-            if counter in self._sums:
-                found[signal] = self._sums[counter] * scale / seconds
-        for name in CLASSES[1:]:
-            if name in self._sums:
-                found[name + "_pps"] = self._sums[name] / seconds
+        found = self._class_rates(interval_s)
+        for signal, names in (("tx_pps", _SENT), ("rx_pps", _RECEIVED)):
+            found[signal] = sum([self._sums.get(name, 0) for name in names]) / interval_s
         return found
 
-    def finish(self, seconds: float) -> tuple[dict[str, float], list[str], list[str]]:
-        """Return the signals of the `seconds` since the last report, top destinations and top sources.
+    def _class_rates(self, seconds: float) -> dict[str, float]:
+        return {f"{name}_pps": self._sums[name] / seconds for name in _CLASS_SIGNALS if name in self._sums}
+
+    def _interface_rates(self, seconds: float) -> dict[str, float]:
+        """Return what the interfaces' counters say; an interface that is new counts from the next time."""
+        try:
+            table = netdev.parse(netdev.read(self._roots))
+        except (OSError, ValueError):
+            self.failed.add("netdev")
+            table = {}
+        sums: dict[str, int] = {}
+        for watched in self._watched.values():
+            before, counters = watched.counters, table.get(watched.interface.name)
+            watched.counters = dict(zip(_COUNTERS, counters, strict=True)) if counters else {}
+            for name in _COUNTERS:
+                moved = step(before, watched.counters, name, seconds)
+                if moved is not None:
+                    sums[name] = sums.get(name, 0) + moved
+        return {
+            signal: sums[counter] * scale / seconds
+            for signal, (counter, scale) in _SIGNALS.items()
+            if counter in sums
+        }
+
+    def finish(self, seconds: float) -> tuple[dict[str, float], list[str], list[str], list[str]]:
+        """Return signals, top destinations, top sources and what failed, of the `seconds` until now.
 
         A collector that failed meanwhile takes its signals with it: part of a sum is no sum.
         """
-        found = self._rates(seconds)
-        if "netdev" in self.failed:
-            for name in _SIGNALS:
-                found.pop(name, None)
-        if "headers" in self.failed:
-            for name in CLASSES[1:]:
-                found.pop(name + "_pps", None)
-        elif self._watched:
+        found = self._interface_rates(seconds)
+        if "headers" not in self.failed and self._sums:
+            found.update(self._class_rates(seconds))
             found["tx_dests"] = float(self._tx.distinct())
             found["rx_sources"] = float(self._rx.distinct())
             found["tx_top_share"] = self._tx.top_share()
@@ -217,8 +212,9 @@ class Monitor:
                 found["tx_external_share"] = external
         dests = self._tx.top(found.get("tx_pps", 0.0), found.get("tx_syn_pps", 0.0))
         sources = self._rx.top(found.get("rx_pps", 0.0), found.get("rx_syn_pps", 0.0))
+        failed = sorted(self.failed)
         self._start()
-        return found, dests, sources
+        return found, dests, sources, failed
 
     def close(self) -> None:
         """Give all sockets back."""
