@@ -14,6 +14,8 @@ from xenwarden_channel import errors, paths
 if TYPE_CHECKING:
     from xenstore_worlds import Wait, World
 
+    from xenwarden_channel.transaction import Transaction
+
 HOME5 = "/local/domain/5"
 
 
@@ -342,3 +344,73 @@ def test_a_closed_guest_is_disconnected(world: World) -> None:
     for call in (lambda: guest.read("data"), lambda: guest.write("data/x", b""), guest.events):
         with pytest.raises(errors.DisconnectedError):
             call()
+
+
+# --- transactions -----------------------------------------------------------------------------------
+
+
+def test_a_transaction_is_done_as_a_whole_or_not_at_all(world: World, eventually: Wait) -> None:
+    store = world.store
+    store.write("/tool/count", b"1")
+    heard = Heard(store)
+    store.watch("/tool/new", "t")
+    eventually(lambda: heard.has(("/tool/new", "t")))
+
+    def add(transaction: Transaction) -> int:
+        count = int(transaction.read("/tool/count")) + 1
+        transaction.write("/tool/count", b"%d" % count)
+        transaction.write("/tool/new/below", b"")
+        assert transaction.read("/tool/count") == b"%d" % count
+        assert store.read("/tool/count") == b"1", "nobody else sees it yet"
+        return count
+
+    heard.clear()
+    assert store.transact(add) == 2
+    assert store.read_many(["/tool/count", "/tool/new/below"]) == [b"2", b""]
+    eventually(lambda: heard.has(("/tool/new/below", "t")))
+
+    def fail(transaction: Transaction) -> None:
+        transaction.remove("/tool/count")
+        raise KeyError
+
+    with pytest.raises(KeyError):
+        store.transact(fail)
+    assert store.read("/tool/count") == b"2"
+
+
+def test_a_transaction_that_met_another_writer_is_run_again(world: World) -> None:
+    store = world.store
+    store.write("/tool/count", b"1")
+    runs = []
+
+    def add(transaction: Transaction) -> None:
+        count = int(transaction.read("/tool/count"))
+        runs.append(count)
+        if len(runs) == 1:
+            store.write("/tool/count", b"10")
+        transaction.write("/tool/count", b"%d" % (count + 1))
+
+    store.transact(add)
+    assert store.read("/tool/count") == b"11"
+    assert runs[-1] == 10
+
+
+def test_a_transaction_ends_even_if_it_never_succeeds(world: World) -> None:
+    store = world.store
+    store.write("/tool/count", b"0")
+
+    def disturbed(transaction: Transaction) -> None:
+        count = int(transaction.read("/tool/count"))
+        store.write("/tool/count", b"%d" % (count + 10))
+        transaction.write("/tool/count", b"%d" % (count + 1))
+
+    with pytest.raises(errors.AgainError):
+        store.transact(disturbed)
+
+    def endless(transaction: Transaction) -> None:
+        while True:
+            transaction.write("/tool/count", b"1")
+
+    with pytest.raises(errors.TooBigError):
+        store.transact(endless)
+    assert store.read("/tool/count") != b"1"

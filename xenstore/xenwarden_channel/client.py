@@ -25,9 +25,10 @@ from pyxs.exceptions import ConnectionError as PyxsConnectionError
 
 from xenwarden_channel import errors, wire
 from xenwarden_channel.eventtable import EventTable
+from xenwarden_channel.transaction import T, Transaction, transact
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
 
 MAX_REPLY = 1 << 20  # oxenstored answers DIRECTORY beyond XenStore's 4,096 bytes, and knows no part
 BACKOFF_FIRST_S = 0.05
@@ -99,7 +100,7 @@ class StoreClient:
 
     def read(self, path: str) -> bytes:
         """Return the node's value."""
-        return self._ask(Op.READ, path, _path(path))
+        return self._ask(Op.READ, path, wire.string(path))
 
     def read_many(self, paths: Sequence[str]) -> list[bytes | None]:
         """Return the values in order, pipelined; None where a node is missing or unreadable.
@@ -109,7 +110,7 @@ class StoreClient:
         """
         values: list[bytes | None] = []
         for path, (op, _rq_id, payload) in zip(
-            paths, self._exchange(Op.READ, [_path(path) for path in paths]), strict=True
+            paths, self._exchange(Op.READ, [wire.string(path) for path in paths]), strict=True
         ):
             if op == Op.READ:
                 values.append(payload)
@@ -121,7 +122,7 @@ class StoreClient:
 
     def write(self, path: str, value: bytes) -> None:
         """Write the node, making it and its parents."""
-        self._ask(Op.WRITE, path, _path(path) + value)
+        self._ask(Op.WRITE, path, wire.string(path) + value)
 
     def write_many(self, items: Sequence[tuple[str, bytes]]) -> list[Exception | None]:
         """Write all, pipelined; the answer has None for each that was written, else its error.
@@ -129,7 +130,7 @@ class StoreClient:
         Raises:
             DisconnectedError, DeadlineError: not all answers came; which writes were done is not known.
         """
-        answers = self._exchange(Op.WRITE, [_path(path) + value for path, value in items])
+        answers = self._exchange(Op.WRITE, [wire.string(path) + value for path, value in items])
         return [
             errors.from_reply(payload, path) if op == Op.ERROR else None
             for (path, _value), (op, _rq_id, payload) in zip(items, answers, strict=True)
@@ -137,28 +138,28 @@ class StoreClient:
 
     def mkdir(self, path: str) -> None:
         """Make the node with an empty value; nothing happens where it is there."""
-        self._ask(Op.MKDIR, path, _path(path))
+        self._ask(Op.MKDIR, path, wire.string(path))
 
     def remove(self, path: str) -> None:
         """Remove the node and all below; nothing happens where there is none."""
         with contextlib.suppress(errors.NotFoundError):
-            self._ask(Op.RM, path, _path(path))
+            self._ask(Op.RM, path, wire.string(path))
 
     def directory(self, path: str) -> list[str]:
         """Return the children's names, however many. Never for a directory that a guest can write."""
         try:
-            listed = self._ask(Op.DIRECTORY, path, _path(path))
+            listed = self._ask(Op.DIRECTORY, path, wire.string(path))
         except errors.TooBigError:
             listed = self._directory_parts(path)
         return [name for name in listed.decode("ascii").split("\0") if name]
 
     def permissions(self, path: str) -> list[str]:
         """Return the node's permissions, as `n0`, `r5`."""
-        return self._ask(Op.GET_PERMS, path, _path(path)).decode("ascii").rstrip("\0").split("\0")
+        return self._ask(Op.GET_PERMS, path, wire.string(path)).decode("ascii").rstrip("\0").split("\0")
 
     def set_permissions(self, path: str, permissions: Sequence[str]) -> None:
         """Set the node's permissions."""
-        self._ask(Op.SET_PERMS, path, _path(path) + b"".join(_path(text) for text in permissions))
+        self._ask(Op.SET_PERMS, path, wire.string(path) + b"".join(wire.string(text) for text in permissions))
 
     def usage(self, domid: int) -> dict[str, int]:
         """Return what a domain holds of its quotas, by the daemon's own names, such as `nodes`.
@@ -178,6 +179,10 @@ class StoreClient:
                 found["nodes"] = int(used) if used.isdecimal() else 0
         return found
 
+    def transact(self, body: Callable[[Transaction], T]) -> T:
+        """Run `body` in a transaction, again where another writer was quicker; see `transaction.transact`."""
+        return transact(self._ask, body, self._deadline_s)
+
     def watch(self, path: str, token: str) -> None:
         """Watch the node and all below. Events come from `events`; they are re-made after a reconnect.
 
@@ -186,7 +191,7 @@ class StoreClient:
         if not self._events.add_watch(path, token):
             return
         try:
-            self._ask(Op.WATCH, path, _path(path) + _path(token))
+            self._ask(Op.WATCH, path, wire.string(path) + wire.string(token))
         except errors.ExistsError:
             pass  # a reconnect in between has made it
         except errors.StoreError:
@@ -197,7 +202,7 @@ class StoreClient:
         """Stop watching."""
         self._events.remove_watch(path, token)
         with contextlib.suppress(errors.NotFoundError):
-            self._ask(Op.UNWATCH, path, _path(path) + _path(token))
+            self._ask(Op.UNWATCH, path, wire.string(path) + wire.string(token))
 
     def events(self) -> list[tuple[str, str]]:
         """Return and clear the (path, token) events since the last call, each pair once. Never blocks."""
@@ -308,7 +313,7 @@ class StoreClient:
             generation = None
             names = b""
             while True:
-                part = self._ask(wire.DIRECTORY_PART, path, _path(path) + b"%d\0" % len(names))
+                part = self._ask(wire.DIRECTORY_PART, path, wire.string(path) + b"%d\0" % len(names))
                 now, _nul, children = part.partition(b"\0")
                 if generation not in (None, now):
                     break
@@ -343,7 +348,7 @@ class StoreClient:
                 return None
             # Ids of nobody: answers to these are not waited for.
             requests = b"".join(
-                wire.pack(Op.WATCH, 0, 0, _path(path) + _path(token))
+                wire.pack(Op.WATCH, 0, 0, wire.string(path) + wire.string(token))
                 for path, token in self._events.watches()
             )
             self._socket = sock
@@ -418,9 +423,3 @@ class StoreClient:
                 self._socket = None
         with contextlib.suppress(OSError):
             sock.shutdown(socket.SHUT_RDWR)
-
-
-def _path(text: str) -> bytes:
-    if "\0" in text or not text.isascii():
-        raise errors.InvalidError("not a path")
-    return text.encode("ascii") + b"\0"

@@ -13,16 +13,20 @@ played with `lose` and `come_back`.
 from __future__ import annotations
 
 import contextlib
+import copy
 import os
 from typing import TYPE_CHECKING
 
 from xenwarden_channel import errors, wire
 from xenwarden_channel.eventtable import EventTable
 from xenwarden_channel.guest import MAX_REQUEST
+from xenwarden_channel.transaction import T, transact
 from xenwarden_channel.tree import Tree, Watcher
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
+
+    from xenwarden_channel.transaction import Transaction
 
 
 class FakeStore:
@@ -144,6 +148,11 @@ class FakeStore:
         self._check()
         return self.tree.usage(domid)
 
+    def transact(self, body: Callable[[Transaction], T]) -> T:
+        """Run `body` in a transaction, again where another writer was quicker; see `transaction.transact`."""
+        self._check()
+        return transact(FakeTransactions(self.tree).ask, body, 5.0)
+
     def watch(self, path: str, token: str) -> None:
         """Watch the node and all below; one event comes at once."""
         self._check()
@@ -186,6 +195,57 @@ class FakeStore:
     def _check(self) -> None:
         if not self._connected:
             raise errors.DisconnectedError("no connection to xenstored")
+
+
+class FakeTransactions:
+    """Answers a transaction's requests from a copy of the tree, and repeats the writes at its end."""
+
+    def __init__(self, tree: Tree) -> None:
+        self._tree = tree
+        self._copy = Tree()
+        self._seen: dict[str, bytes | None] = {}
+        self._writes: list[tuple[int, str, bytes]] = []
+
+    def ask(self, op: int, _what: str, payload: bytes, _tx_id: int) -> bytes:
+        """Answer one request as the daemon would."""
+        raw, _nul, value = payload.partition(b"\0")
+        path = raw.decode("ascii")
+        if op == wire.TRANSACTION_START:
+            self._copy.root = copy.deepcopy(self._tree.root)
+            self._seen.clear()
+            self._writes.clear()
+            return b"1\0"
+        if op == wire.TRANSACTION_END:
+            if path == "T":
+                self._commit()
+            return b"OK\0"
+        self._seen.setdefault(path, _value(self._tree, path))
+        if op == wire.READ:
+            return self._copy.read(0, path)
+        self._do(self._copy, op, path, value)
+        self._writes.append((op, path, value))
+        return b"OK\0"
+
+    def _commit(self) -> None:
+        if any(_value(self._tree, path) != value for path, value in self._seen.items()):
+            raise errors.AgainError("another writer was quicker")
+        for op, path, value in self._writes:
+            self._do(self._tree, op, path, value)
+
+    @staticmethod
+    def _do(tree: Tree, op: int, path: str, value: bytes) -> None:
+        if op == wire.WRITE:
+            _check_size(path, value, wire.MAX_PAYLOAD)
+            tree.write(0, path, value)
+        else:
+            tree.remove(0, path)
+
+
+def _value(tree: Tree, path: str) -> bytes | None:
+    try:
+        return tree.read(0, path)
+    except errors.NotFoundError:
+        return None
 
 
 class FakeGuest:

@@ -59,22 +59,22 @@ class GuestStore:
 
     def read(self, path: str) -> bytes:
         """Return the node's value."""
-        return self._ask(wire.READ, path, _path(path))
+        return self._ask(wire.READ, path, wire.string(path))
 
     def write(self, path: str, value: bytes) -> None:
         """Write the node, making it and its parents."""
-        self._ask(wire.WRITE, path, _path(path) + value)
+        self._ask(wire.WRITE, path, wire.string(path) + value)
 
     def remove(self, path: str) -> None:
         """Remove the node and all below; nothing happens where there is none."""
         try:  # not contextlib: an import the agent does without
-            self._ask(wire.RM, path, _path(path))
+            self._ask(wire.RM, path, wire.string(path))
         except errors.NotFoundError:
             return
 
     def watch(self, path: str, token: str) -> None:
         """Watch the node and all below; one event comes at once. `reconnect` makes it again."""
-        self._ask(wire.WATCH, path, _path(path) + _path(token))
+        self._ask(wire.WATCH, path, wire.string(path) + wire.string(token))
         self._watches[path, token] = None
 
     def events(self) -> list[tuple[str, str]]:
@@ -97,7 +97,7 @@ class GuestStore:
         self._open()
         for path, token in self._watches:
             try:
-                self._ask(wire.WATCH, path, _path(path) + _path(token))
+                self._ask(wire.WATCH, path, wire.string(path) + wire.string(token))
             except errors.ExistsError:
                 continue
 
@@ -200,12 +200,6 @@ class GuestStore:
         poller.register(self._fd, POLLIN)
         while poller.poll(0):
             self._receive()
-
-
-def _path(text: str) -> bytes:
-    if "\0" in text or not text.isascii():
-        raise errors.InvalidError("not a path")
-    return text.encode("ascii") + b"\0"
 
 
 def _open_nonblocking(path: str, flags: int) -> int:

@@ -10,6 +10,8 @@ from __future__ import annotations
 
 from struct import Struct
 
+from xenwarden_channel.errors import InvalidError
+
 HEADER = Struct("=IIII")
 HEADER_SIZE = 16
 MAX_PAYLOAD = 4096  # XENSTORE_PAYLOAD_MAX; a daemon that gets more drops the connection
@@ -45,6 +47,17 @@ def pack(op: int, rq_id: int, tx_id: int, payload: bytes) -> bytes:
     if len(payload) > MAX_PAYLOAD:
         raise ValueError("payload too long")
     return HEADER.pack(op, rq_id, tx_id, len(payload)) + payload
+
+
+def string(text: str) -> bytes:
+    """Return a path, token or permission as it goes over the wire; whether it is one the daemon judges.
+
+    Raises:
+        InvalidError: it cannot go over the wire.
+    """
+    if "\0" in text or not text.isascii():
+        raise InvalidError("not a path")
+    return text.encode("ascii") + b"\0"
 
 
 class PacketReader:
