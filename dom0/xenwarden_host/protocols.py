@@ -84,6 +84,12 @@ class VifControl(Protocol):
     def set_police(self, domid: int, wanted: Mapping[int, Mapping[PacketClass, int]]) -> None:
         """Make `wanted` the packet limits of ours on the vifs named; empty removes all trace of them."""
 
+    def inbound(self, domid: int) -> dict[int, int | None]:
+        """Return the bits per second that may reach the guest by each vif, None where there is no limit."""
+
+    def set_inbound(self, domid: int, wanted: Mapping[int, int | None]) -> None:
+        """Limit what reaches the guest by the vifs named; None removes all trace of it."""
+
 
 class Store(Protocol):
     """XenStore. Real: `xenwarden_channel.client.StoreClient`; fake: `xenwarden_channel.fake.FakeStore`.

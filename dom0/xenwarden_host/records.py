@@ -69,6 +69,7 @@ class LimitKind(StrEnum):
     CAP = "cap"  # percent of one CPU over all vCPUs, as in `xl sched-credit -c`; 0 is none
     VIF_RATE = "vif-rate"  # bits per second from guest to network, whole VM; 0 is none
     VIF_PPS = "vif-pps"  # packets per second from guest to network of one class, whole VM
+    VIF_IN = "vif-in"  # bits per second from network to guest, whole VM
     WEIGHT = "weight"  # scheduler weight, 1..65535; Xen's default is 256
     PAUSE = "pause"  # 1: the domain does not run
     MEMORY = "memory"  # kB that the domain is to balloon down to, and cannot have more than

@@ -27,6 +27,7 @@ from xenwarden_host.limits.memory import Memory
 from xenwarden_host.limits.pause import Pause
 from xenwarden_host.limits.place import Place, Whose, intend, judge
 from xenwarden_host.limits.vcpus import Vcpus
+from xenwarden_host.limits.vif_in import VifIn
 from xenwarden_host.limits.vif_pps import VifPps
 from xenwarden_host.limits.vif_rate import VifRate
 from xenwarden_host.limits.weight import Weight
@@ -79,6 +80,7 @@ class LimitEngine:
             LimitKey(LimitKind.MEMORY): Memory(hypervisor),
             LimitKey(LimitKind.VCPUS): Vcpus(hypervisor),
             LimitKey(LimitKind.VIF_RATE): VifRate(vifs),
+            LimitKey(LimitKind.VIF_IN): VifIn(vifs),
             **{LimitKey(LimitKind.VIF_PPS, c): VifPps(vifs, c) for c in PacketClass},
         }
         self._book = Book(journal)

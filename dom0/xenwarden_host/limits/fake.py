@@ -22,6 +22,7 @@ class FakeVif:
     queues: int = 1
     rate: str | None = None
     police: dict[PacketClass, int] = field(default_factory=dict)
+    in_bps: int | None = None
 
 
 class FakeVifs:
@@ -72,6 +73,16 @@ class FakeVifs:
         """Make `wanted` the packet limits on the vifs named."""
         for devid, by_class in wanted.items():
             self._get("set_police", domid, devid).police = dict(by_class)
+
+    def inbound(self, domid: int) -> dict[int, int | None]:
+        """Return the limit on what reaches the guest by each vif."""
+        self._may("inbound")
+        return {devid: vif.in_bps for devid, vif in sorted(self.vifs.get(domid, {}).items())}
+
+    def set_inbound(self, domid: int, wanted: Mapping[int, int | None]) -> None:
+        """Set or remove that limit."""
+        for devid, bps in wanted.items():
+            self._get("set_inbound", domid, devid).in_bps = bps
 
     def _may(self, method: str) -> None:
         if method in self.refuse:

@@ -1,14 +1,15 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""Packet limits on a vif by `tc`: what to tell it and what it tells, both pure, and the call between.
+"""Limits on a vif by `tc`: what to tell it and what it tells, both pure, and the call between.
 
-What a guest sends arrives at ingress of its vif in dom0. For each packet class two flower filters
-(IPv4 and IPv6) hand to one police action, which drops what is too much and lets the rest *continue*,
-so that filters of the admin's behind ours see it. All vifs of a domain share the one police action of
-a class, by its index: the limit holds for the whole VM, however many vifs it spreads its packets over.
-The kernel frees the action with the last filter that uses it, also when the vif goes.
+What a guest sends arrives at *ingress* of its vif in dom0, what it is to receive leaves at *egress*. For
+each packet class two flower filters at ingress (IPv4 and IPv6) hand to one police action, which drops
+what is too much and lets the rest *continue*, so that filters of the admin's behind ours see it. A
+limit on what arrives is one filter at egress that matches everything. All vifs of a domain share each
+police action, by its index: the limit holds for the whole VM, however many vifs it spreads its traffic
+over. The kernel frees the action with the last filter that uses it, also when the vif goes.
 
 Ours are known by preference *and* handle; anything else on the vif is somebody's and stays. Packets
-with a VLAN tag of the guest's own are not matched.
+with a VLAN tag of the guest's own are of no packet class.
 """
 
 from __future__ import annotations
@@ -43,6 +44,11 @@ _MATCH: dict[PacketClass, tuple[str, str]] = {
     PacketClass.ICMP: ("ip_proto icmp type 8", "ip_proto icmpv6 type 128"),
 }
 _PROTOCOLS = ("ip", "ipv6")
+_IN_PREF = 47
+_IN_NUMBER = 8  # of its police action within the domain's; packet classes count from 0
+# Twentieths of a second of traffic that may arrive at once, and never less than a few large segments.
+_IN_BURST_S = 0.05
+_IN_MIN_BURST = 128 << 10
 _TIMEOUT_S = 10.0
 
 _UNSUPPORTED = (
@@ -54,13 +60,21 @@ _GONE = ("Cannot find device", "No such device")
 
 
 @dataclass(frozen=True, slots=True)
+class Wanted:
+    """What is to stand on a vif: packets per second from the guest by class, bits per second to it."""
+
+    pps: Mapping[PacketClass, int]
+    in_bps: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class Filter:
-    """A filter of ours as the kernel has it."""
+    """A filter of ours as the kernel has it; `value` is packets per second, at egress bits per second."""
 
     pref: int
     protocol: str
     handle: int
-    pps: int
+    value: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,14 +86,14 @@ class VifFilters:
     others: int = 0
     taken: tuple[int, ...] = field(default=())  # preferences of ours that somebody else uses
 
-    def limits(self) -> dict[PacketClass, int]:
-        """Return packets per second of each class whose filters are complete."""
+    def limits(self) -> Wanted:
+        """Return what the filters amount to; a class with one address family alone is not limited."""
         found = {}
         for packet_class in PacketClass:
-            pps = [f.pps for f in self.ours if f.pref in _prefs(packet_class)]
+            pps = [f.value for f in self.ours if f.pref in _prefs(packet_class)]
             if len(pps) == len(_PROTOCOLS) and len(set(pps)) == 1:
                 found[packet_class] = pps[0]
-        return found
+        return Wanted(found, next((f.value for f in self.ours if f.pref == _IN_PREF), None))
 
 
 def burst(pps: int) -> int:
@@ -115,74 +129,114 @@ def parse(text: str) -> list[VifFilters]:
 
 
 def _device(ingress: list[Any], egress: list[Any], qdiscs: list[Any]) -> VifFilters:
-    ours, taken, others = [], set(), len([f for f in egress if "options" in f])
-    for shown in ingress:
-        if "options" not in shown:  # the head of a preference, not a filter
-            continue
-        found = _ours(shown)
-        if found is not None:
-            ours.append(found)
-            continue
-        others += 1
-        if shown["pref"] in _ALL_PREFS:
-            taken.add(int(shown["pref"]))
+    ours, taken, others = [], set(), 0
+    for prefs, kind, listed in ((_ALL_PREFS, "flower", ingress), ((_IN_PREF,), "matchall", egress)):
+        for shown in listed:
+            if "options" not in shown:  # the head of a preference, not a filter
+                continue
+            options, pref = shown["options"], int(shown["pref"])
+            handle = options.get("handle", 0)
+            if shown["kind"] == kind and pref in prefs and handle >> 16 == _HANDLE >> 16:
+                ours.append(Filter(pref, str(shown["protocol"]), int(handle), _value(options)))
+                continue
+            others += 1
+            if pref in prefs:
+                taken.add(pref)
     kinds = [str(q["kind"]) for q in qdiscs if q["kind"] in ("clsact", "ingress")]
     return VifFilters(tuple(ours), kinds[0] if kinds else "", others, tuple(sorted(taken)))
 
 
-def _ours(shown: Mapping[str, Any]) -> Filter | None:
-    options = shown["options"]
-    handle = options.get("handle", 0)
-    if shown["kind"] != "flower" or shown["pref"] not in _ALL_PREFS or handle >> 16 != _HANDLE >> 16:
-        return None
-    rates = [int(a.get("pkts_rate", 0)) for a in options.get("actions", ()) if a.get("kind") == "police"]
-    return Filter(int(shown["pref"]), str(shown["protocol"]), int(handle), rates[0] if rates else 0)
+def _value(options: Mapping[str, Any]) -> int:
+    """Return the police action's packet rate; `tc` leaves a byte rate out of its JSON, the cookie has it."""
+    actions = options.get("actions", ())
+    police: Mapping[str, Any] = next((a for a in actions if a.get("kind") == "police"), {})
+    return int(police["pkts_rate"]) if "pkts_rate" in police else int(police.get("cookie", "0"), 16)
 
 
-def plan(device: str, domid: int, there: VifFilters, wanted: Mapping[PacketClass, int]) -> list[str]:
+def plan(device: str, domid: int, there: VifFilters, wanted: Wanted) -> list[str]:
     """Return the `tc -batch` lines that turn `there` into `wanted`; none where it is so already.
 
     Raises:
-        LimitError: somebody else's filters stand at our preferences.
+        LimitError: somebody else's filters stand at our preferences, or the vif's qdisc has no egress.
     """
-    if there.limits() == dict(wanted) and len(there.ours) == len(_PROTOCOLS) * len(wanted):
+    targets = _targets(device, domid, wanted)
+    if there.limits() == wanted and len(there.ours) == sum(len(t.filters) for t in targets):
         return []
-    if there.taken and wanted:
+    anything = bool(targets)
+    if there.taken and anything:
         raise LimitError(
             f"{device} has filters of somebody else at preference {there.taken[0]}, which xenwarden uses",
             LimitState.FAILED,
-            f"move them out of {_FIRST_PREF}..{max(_ALL_PREFS)}",
+            f"move them out of {_FIRST_PREF}..{_IN_PREF}",
+        )
+    if wanted.in_bps is not None and there.qdisc == "ingress":
+        raise LimitError(
+            f"{device} has an ingress qdisc of somebody else, beside which nothing can limit what arrives",
+            LimitState.UNSUPPORTED,
+            "replace it by clsact",
         )
     lines = []
     made = any(f.handle & 0xFFFF == _MADE_QDISC for f in there.ours)
-    if wanted and not there.qdisc:
+    if anything and not there.qdisc:
         lines.append(f"qdisc add dev {device} clsact")
         made = True
-    handle = _HANDLE | (_MADE_QDISC if made else _FOUND_QDISC)
+    handle = f"handle {_HANDLE | (_MADE_QDISC if made else _FOUND_QDISC):#x}"
+    present = {f.pref for f in there.ours}
     keep = set()
-    for packet_class, pps in wanted.items():
-        prefs = _prefs(packet_class)
-        present = {f.pref for f in there.ours}
-        index = _INDEX | domid << 4 | list(PacketClass).index(packet_class)
-        rate = f"pkts_rate {pps} pkts_burst {burst(pps)} conform-exceed drop/continue"
-        action = f"action police {rate} index {index}"
-        for pref, protocol, match in zip(prefs, _PROTOCOLS, _MATCH[packet_class], strict=True):
+    for target in targets:
+        for pref, (place, match) in target.filters.items():
             keep.add(pref)
             if pref not in present:
-                lines.append(
-                    f"filter add dev {device} ingress pref {pref} protocol {protocol} "
-                    f"handle {handle:#x} flower {match} {action}"
-                )
+                lines.append(f"filter add {place} pref {pref} {match.format(handle=handle)} {target.action}")
         # A filter that names the index of an action that is there takes it as it is.
-        lines.append(action.replace("action", "actions replace action", 1))
-    lines += [
-        f"filter del dev {device} ingress pref {f.pref} protocol {f.protocol} handle {f.handle:#x} flower"
-        for f in there.ours
-        if f.pref not in keep
-    ]
-    if not wanted and made and not there.others and there.qdisc == "clsact":
+        lines.append(target.action.replace("action", "actions replace action", 1))
+    lines += [_deletion(device, f) for f in there.ours if f.pref not in keep]
+    if not anything and made and not there.others and there.qdisc == "clsact":
         lines.append(f"qdisc del dev {device} clsact")
     return lines
+
+
+@dataclass(frozen=True, slots=True)
+class _Target:
+    """One police action and the filters that hand to it: preference to (where, match)."""
+
+    action: str
+    filters: Mapping[int, tuple[str, str]]
+
+
+def _targets(device: str, domid: int, wanted: Wanted) -> list[_Target]:
+    targets = []
+    for packet_class, pps in wanted.pps.items():
+        number = list(PacketClass).index(packet_class)
+        rate = f"pkts_rate {pps} pkts_burst {burst(pps)}"
+        filters = {
+            pref: (f"dev {device} ingress", f"protocol {protocol} {{handle}} flower {match}")
+            for pref, protocol, match in zip(
+                _prefs(packet_class), _PROTOCOLS, _MATCH[packet_class], strict=True
+            )
+        }
+        targets.append(_Target(_action(domid, number, rate), filters))
+    if wanted.in_bps is not None:
+        size = max(_IN_MIN_BURST, int(wanted.in_bps / 8 * _IN_BURST_S))
+        # Without a large mtu every segment that the kernel has merged would count as too much.
+        rate = f"rate {wanted.in_bps}bit burst {size} mtu 65535"
+        action = f"{_action(domid, _IN_NUMBER, rate)} cookie {wanted.in_bps:016x}"
+        targets.append(
+            _Target(action, {_IN_PREF: (f"dev {device} egress", "protocol all {handle} matchall")})
+        )
+    return targets
+
+
+def _action(domid: int, number: int, rate: str) -> str:
+    return f"action police {rate} conform-exceed drop/continue index {_INDEX | domid << 4 | number}"
+
+
+def _deletion(device: str, found: Filter) -> str:
+    where, kind = ("egress", "matchall") if found.pref == _IN_PREF else ("ingress", "flower")
+    return (
+        f"filter del dev {device} {where} pref {found.pref} protocol {found.protocol} "
+        f"handle {found.handle:#x} {kind}"
+    )
 
 
 def _prefs(packet_class: PacketClass) -> tuple[int, ...]:

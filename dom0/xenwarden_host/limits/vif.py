@@ -4,8 +4,9 @@
 from __future__ import annotations
 
 import time
+from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from xenwarden_channel.errors import NotFoundError
 from xenwarden_host.errors import LimitError
@@ -98,19 +99,31 @@ class DomainVifs:
 
         What was read less than half a second ago, with no change of ours since, is told again.
         """
-        return {devid: filters.limits() for devid, filters in self._filters(domid).items()}
+        return {devid: dict(filters.limits().pps) for devid, filters in self._filters(domid).items()}
 
     def set_police(self, domid: int, wanted: Mapping[int, Mapping[PacketClass, int]]) -> None:
         """Make `wanted` the packet limits of ours on the vifs named; empty removes all trace of them.
 
         The vifs of one domain share the limit of a class: it is the whole VM's, and what was set last.
         """
+        self._set(domid, {devid: {"pps": dict(pps)} for devid, pps in wanted.items()})
+
+    def inbound(self, domid: int) -> dict[int, int | None]:
+        """Return the bits per second that may reach the guest by each vif, None where there is no limit."""
+        return {devid: filters.limits().in_bps for devid, filters in self._filters(domid).items()}
+
+    def set_inbound(self, domid: int, wanted: Mapping[int, int | None]) -> None:
+        """Limit what reaches the guest by the vifs named; they share it as they do packet limits."""
+        self._set(domid, {devid: {"in_bps": bps} for devid, bps in wanted.items()})
+
+    def _set(self, domid: int, changes: Mapping[int, Mapping[str, Any]]) -> None:
         there = self._filters(domid)
         lines: list[str] = []
-        for devid, by_class in wanted.items():
+        for devid, change in changes.items():
             if devid not in there:
                 raise LimitError(f"vif{domid}.{devid} went away", LimitState.NO_TARGET)
-            lines += tc.plan(self.device(domid, devid), domid, there[devid], by_class)
+            filters = there[devid]
+            lines += tc.plan(self.device(domid, devid), domid, filters, replace(filters.limits(), **change))
         if lines:
             self._seen.pop(domid, None)
             self._tc(lines)

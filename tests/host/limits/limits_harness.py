@@ -19,6 +19,7 @@ CAP = LimitKey(LimitKind.CAP)
 RATE = LimitKey(LimitKind.VIF_RATE)
 SYN = LimitKey(LimitKind.VIF_PPS, PacketClass.SYN)
 UDP = LimitKey(LimitKind.VIF_PPS, PacketClass.UDP)
+VIF_IN = LimitKey(LimitKind.VIF_IN)
 WEIGHT, PAUSE, MEMORY, VCPUS = (LimitKey(LimitKind(name)) for name in ("weight", "pause", "memory", "vcpus"))
 
 

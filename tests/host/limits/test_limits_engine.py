@@ -6,7 +6,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 import pytest
-from limits_harness import CAP, MEMORY, PAUSE, RATE, SYN, UDP, VCPUS, VM, WEIGHT, Host
+from limits_harness import CAP, MEMORY, PAUSE, RATE, SYN, UDP, VCPUS, VIF_IN, VM, WEIGHT, Host
 
 from xenwarden_host.errors import HypervisorError, LimitError
 from xenwarden_host.libxl.fake import DOM0_UUID
@@ -390,3 +390,13 @@ def test_a_domain_that_the_admin_resumed_is_paused_again_while_the_limit_holds(h
     host.engine.lift_all(VM)
     host.tick()
     assert host.xen.pauses[host.domid] == 0
+
+
+def test_what_reaches_a_victim_is_limited_on_all_its_vifs_and_freed_again(host: Host) -> None:
+    host.vifs.add(host.domid, 1)
+    host.want(VIF_IN, 5_000_000)
+    host.tick()
+    assert host.vifs.inbound(host.domid) == {0: 5_000_000, 1: 5_000_000}
+    host.engine.lift_all(VM)
+    host.tick()
+    assert host.vifs.inbound(host.domid) == {0: None, 1: None}

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from limits_harness import CAP, MEMORY, PAUSE, RATE, SYN, UDP, VCPUS, VM, WEIGHT, Fault, Host, Killed
+from limits_harness import CAP, MEMORY, PAUSE, RATE, SYN, UDP, VCPUS, VIF_IN, VM, WEIGHT, Fault, Host, Killed
 
 from xenwarden_host.limits.journal import JournalError
 from xenwarden_host.records import LimitState
@@ -107,6 +107,7 @@ STORIES: dict[str, list[Step]] = {
         *(want(WEIGHT, 64), want(MEMORY, 1 << 16), want(VCPUS, 1), tick, outside(Host.migrate), tick),
         *(lambda h: h.engine.lift_all(VM), tick),
     ],
+    "inbound": [want(VIF_IN, 10**6), want(SYN, 5), tick, outside(Host.migrate), tick],
     "paused": [want(PAUSE, 1), tick],
     "paused and resumed": [want(PAUSE, 1), tick, lambda h: h.engine.lift_all(VM), tick],
     "plugged": [
@@ -138,7 +139,7 @@ def tell(folder: Path, story: list[Step], fault: Fault) -> Host:
 
 
 def ends(host: Host) -> Any:
-    vifs = {devid: (vif.rate, vif.police) for devid, vif in host.vifs.vifs[host.domid].items()}
+    vifs = {devid: (vif.rate, vif.police, vif.in_bps) for devid, vif in host.vifs.vifs[host.domid].items()}
     status = [(s.key, s.value, s.original, s.state, s.owner) for s in host.engine.status()]
     places = sorted((p.id, p.active, p.original) for p in host.journal.places()) if host.journal else []
     xen, domid = host.xen, host.domid

@@ -7,6 +7,7 @@ guest's end of the pair; a filter of "the admin's", behind ours, counts what com
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import itertools
 import json
@@ -260,3 +261,33 @@ def test_half_set_limits_do_not_count_and_are_completed(vifs: World) -> None:
 
 def ours(device: str) -> list[dict[str, Any]]:
     return [f for f in json.loads(sh(f"tc -j filter show dev {device} ingress")) if "options" in f]
+
+
+def test_what_reaches_the_guest_is_limited_beside_packet_limits_and_leaves_nothing(vifs: World) -> None:
+    device = vifs.plug()
+    qdiscs = sh(f"tc qdisc show dev {device}")
+    vifs.set_police(DOMID, {0: {PacketClass.SYN: PPS}})
+    vifs.set_inbound(DOMID, {0: 8_000_000})
+    vifs.set_inbound(DOMID, {0: 4_000_000})
+    assert (vifs.inbound(DOMID), vifs.police(DOMID)) == ({0: 4_000_000}, {0: {PacketClass.SYN: PPS}})
+    frame = FRAMES["udp"] + bytes(1400)
+    with socket.socket(socket.AF_PACKET, socket.SOCK_RAW) as sender:
+        sender.bind((device, 0))
+        before, start = received(), time.monotonic()
+        for _ in range(SENT):
+            with contextlib.suppress(OSError):  # a packet dropped on its way out is told to the sender
+                sender.send(frame)
+        passed, seconds = received() - before, time.monotonic() - start
+    size = len(frame)
+    allowed = (128 << 10) + 4_000_000 / 8 * seconds
+    assert 0 < passed * size <= allowed + 20 * size  # the kernel's own chatter
+    vifs.set_police(DOMID, {0: {}})
+    assert vifs.inbound(DOMID) == {0: 4_000_000}
+    vifs.set_inbound(DOMID, {0: None})
+    assert sh(f"tc qdisc show dev {device}") == qdiscs
+    assert json.loads(sh("tc -j actions ls action police")) == []
+
+
+def received() -> int:
+    (shown,) = json.loads(sh("ip -s -j link show guest0"))
+    return int(shown["stats64"]["rx"]["packets"])

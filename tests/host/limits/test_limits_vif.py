@@ -103,21 +103,23 @@ def test_a_vif_without_its_device_keeps_no_other_from_its_limits(store: FakeStor
 
 def test_ours_are_told_from_the_admins_by_preference_and_handle() -> None:
     found = answer(f"{SYN4},{SYN6},{ADMINS}", qdiscs=CLSACT)
-    assert (found.limits(), found.qdisc, found.others) == ({PacketClass.SYN: 100}, "clsact", 1)
-    assert answer(SYN4).limits() == {}, "one family alone is no limit"
+    assert (found.limits().pps, found.qdisc, found.others) == ({PacketClass.SYN: 100}, "clsact", 1)
+    assert answer(SYN4).limits().pps == {}, "one family alone is no limit"
     assert answer(SYN4.replace("2021064706", "1"), qdiscs=CLSACT).taken == (41,)
 
 
 def test_nothing_is_done_where_it_is_so_already() -> None:
-    assert tc.plan("vif7.0", 7, answer(f"{SYN4},{SYN6}", qdiscs=CLSACT), {PacketClass.SYN: 100}) == []
-    assert tc.plan("vif7.0", 7, answer(), {}) == []
+    assert (
+        tc.plan("vif7.0", 7, answer(f"{SYN4},{SYN6}", qdiscs=CLSACT), tc.Wanted({PacketClass.SYN: 100})) == []
+    )
+    assert tc.plan("vif7.0", 7, answer(), tc.Wanted({})) == []
 
 
 def test_the_last_filter_of_ours_takes_our_qdisc_along_and_an_admins_filter_keeps_it() -> None:
     ours = f"{SYN4},{SYN6}"
-    assert "qdisc del dev vif7.0 clsact" in tc.plan("vif7.0", 7, answer(ours, qdiscs=CLSACT), {})
+    assert "qdisc del dev vif7.0 clsact" in tc.plan("vif7.0", 7, answer(ours, qdiscs=CLSACT), tc.Wanted({}))
     with_admins = answer(ours, egress=ADMINS, qdiscs=CLSACT)
-    assert not any("qdisc" in line for line in tc.plan("vif7.0", 7, with_admins, {}))
+    assert not any("qdisc" in line for line in tc.plan("vif7.0", 7, with_admins, tc.Wanted({})))
 
 
 @pytest.mark.parametrize(
