@@ -232,17 +232,22 @@ def _churn(shim: Path) -> list[Figure]:
     with xenstored_offline.Xenstored("xenstored", shim) as daemon:
         hypervisor = FakeHypervisor()
         store = StoreClient(daemon.socket)
+        store.write("/local/domain/0/name", b"Domain-0")  # as xen-init-dom0 does
         tracker = Tracker(hypervisor, store, SystemClock(), passive=False)
         tracker.refresh()
+        report = b"xw1 report seq=1 boot=0a1b2c3d level=1 interval=5"
         held = [_held(daemon, store)]
         for number in range(1, CHURN + 1):
             domid = hypervisor.add(str(UUID(int=number)))
             daemon.create(domid)
             tracker.refresh()
-            store.write(paths.absolute(domid, paths.UP_REPORT), b"xw1 report seq=1")
+            store.write(
+                paths.absolute(domid, paths.UP_REPORT), b"xw1 report seq=1 boot=0a1b2c3d level=1 interval=5"
+            )
             tracker.drain()
             tracker.read()
             hypervisor.destroy(domid)
+            hypervisor.calls.clear()  # the fake's own diary
             daemon.destroy(domid)
             tracker.refresh()
             if number in (CHURN // 10, CHURN):
