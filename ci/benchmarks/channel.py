@@ -241,9 +241,7 @@ def _churn(shim: Path) -> list[Figure]:
             domid = hypervisor.add(str(UUID(int=number)))
             daemon.create(domid)
             tracker.refresh()
-            store.write(
-                paths.absolute(domid, paths.UP_REPORT), b"xw1 report seq=1 boot=0a1b2c3d level=1 interval=5"
-            )
+            store.write(paths.absolute(domid, paths.UP_REPORT), report)
             tracker.drain()
             tracker.read()
             hypervisor.destroy(domid)
