@@ -144,6 +144,8 @@ class Machine:
         if rule.spec.kind is not RuleKind.ALERT and not of_admin:
             return False
         vm, now_s, name = turn.vm, turn.sight.now_s, rule.spec.name
+        if rule.spec.alone and vm.told:
+            return True
         told_s = vm.told.get(name)
         if enough and (told_s is None or now_s - told_s >= self._policy.agent.remind_s):
             vm.told[name] = now_s
@@ -283,6 +285,12 @@ class Machine:
     def _add(self, turn: Turn, rule: Rule, outcome: Outcome) -> None:
         vm, now_s, spec = turn.vm, turn.sight.now_s, rule.spec
         case = _case(vm)
+        if not spec.alone:
+            # What a last resort found was this: its limits, on all that it might have been, go.
+            for name in [
+                name for name, item in case.findings.items() if item.alone and item.kind is spec.kind
+            ]:
+                del case.findings[name]
         at_s, hits = vm.past.pop(spec.name, (now_s, 0))
         if now_s - at_s > self._policy.watch.memory_s:
             hits = 0
@@ -291,6 +299,7 @@ class Machine:
             kind=spec.kind,
             limits=spec.limits,
             needs=spec.hits,
+            alone=spec.alone,
             last_s=now_s,
             evidence=outcome.evidence,
             hits=hits,
@@ -339,8 +348,12 @@ class Machine:
                 self._contain(turn, suspected, also_victim=False, out=out)
             else:
                 self._acquit(turn, "not enough speaks against it", out)
-        elif calm and not any(not flow.convicted for flow in case.flooders.values()):
+        elif any(not flow.convicted for flow in case.flooders.values()):
+            pass  # whether it is a victim hangs on the verdict over another
+        elif calm:
             self._acquit(turn, "it is over, and proves nothing", out)
+        elif age_s >= watch.acquit_s and not any(item.hits for item in case.findings.values()):
+            self._acquit(turn, "it goes on, but nothing of it is an attack's way", out)
 
     def _contain(self, turn: Turn, guilty: list[Finding], also_victim: bool, out: list[Action]) -> None:
         vm, now_s, release = turn.vm, turn.sight.now_s, self._policy.release
@@ -419,15 +432,17 @@ class Machine:
         vm = turn.vm
         if turn.policy.protect:
             return []
-        findings = _case(vm).of(RuleKind.ORIGINATED)
-        wanted = dict(vm.limits)
-        reasons = {}
-        for finding in findings:
+        wanted: dict[LimitKey, int] = {}
+        reasons: dict[str, None] = {}
+        for finding in _case(vm).of(RuleKind.ORIGINATED):
             for key in finding.limits:
-                if key not in wanted:
+                if key in vm.limits:
+                    wanted[key] = vm.limits[key]
+                else:
                     wanted[key] = self._value(turn, key, provisional=True)
-                    reasons[key] = _sentence(finding.evidence)
-        return self._limit(vm, wanted, "; ".join(dict.fromkeys(reasons.values())), provisional=True)
+                    reasons[_sentence(finding.evidence)] = None
+        why = "; ".join(reasons) or "it was another kind of activity"
+        return self._limit(vm, wanted, why, provisional=True)
 
     def _limit(self, vm: Vm, wanted: dict[LimitKey, int], why: str, *, provisional: bool) -> list[Action]:
         """Return what makes `wanted` the VM's limits."""

@@ -44,6 +44,7 @@ class Finding:
     kind: RuleKind
     limits: tuple[LimitKey, ...]
     needs: int  # hits that convict
+    alone: bool  # gives way to any other of its kind
     last_s: float  # when it last fired
     evidence: tuple[Evidence, ...]  # of the raise, or of the strongest hit
     hits: int = 0
@@ -136,6 +137,7 @@ def dump(vm: Vm, now_s: float) -> dict[str, Any]:
                     "kind": str(item.kind),
                     "limits": [str(key) for key in item.limits],
                     "needs": item.needs,
+                    "alone": item.alone,
                     "ago_s": now_s - item.last_s,
                     "hits": item.hits,
                     "strength": item.strength,
@@ -189,6 +191,7 @@ def _restore_case(data: Mapping[str, Any], now_s: float) -> Case:
                 kind=RuleKind(item["kind"]),
                 limits=tuple(LimitKey.parse(key) for key in item["limits"]),
                 needs=int(item["needs"]),
+                alone=bool(item["alone"]),
                 last_s=now_s - item["ago_s"],
                 evidence=tuple(Evidence(**evidence) for evidence in item["evidence"]),
                 hits=int(item["hits"]),

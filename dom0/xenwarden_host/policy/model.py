@@ -156,6 +156,7 @@ class Watch:
     min_hits: int
     calm_s: float
     answer_wait_s: float
+    acquit_s: float
     max_s: float
     undecided: Verdict
     cooldown_s: float

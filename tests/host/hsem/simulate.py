@@ -45,9 +45,8 @@ UDP = LimitKey.parse("vif-pps/udp")
 ICMP = LimitKey.parse("vif-pps/icmp")
 RATE = LimitKey.parse("vif-rate")
 CAP = LimitKey.parse("cap")
+POLICED = {"syn": SYN, "udp": UDP, "icmp": ICMP}
 BRIEF = tuple(signals.names(signals.VSEM, signals.VREM))
-
-Script = "Callable[[float], dict[str, float]]"
 
 
 @dataclass
@@ -94,6 +93,7 @@ class SimVm:
     limits: dict[LimitKey, int] = field(default_factory=dict)
     born_s: float = 0.0
     silent_from_s: float = 1e9
+    starved_s: int = 0  # the agent gets to run only every so many seconds
 
 
 class Host:
@@ -225,7 +225,7 @@ class Host:
         sender = self.vms[flood.sender]
         bits = flood.size_bytes * 8
         passed = flood.pps
-        limit = sender.limits.get(LimitKey.parse(f"vif-pps/{flood.kind}"))
+        limit = sender.limits.get(POLICED[flood.kind]) if flood.kind in POLICED else None
         if limit is not None and passed > limit:
             hrem[flood.sender]["vif_police_drop_pps"] += passed - limit
             passed = limit
@@ -248,10 +248,11 @@ class Host:
         if vm.lies:
             now = {"tx_pps": 10.0, "rx_pps": 10.0, "tx_bps": 40e3, "rx_bps": 40e3, "tx_syn_pps": 0.2}
         vm.window.append(now)
-        if vm.level is Level.ONE and not vm.self_raised and (int(self.now_s) + vm.phase) % 5:
+        interval_s = vm.starved_s or (5 if vm.level is Level.ONE and not vm.self_raised else 1)
+        if (int(self.now_s) + vm.phase) % interval_s:
             return False
         mean = {k: sum(w.get(k, 0.0) for w in vm.window) / len(vm.window) for k in now}
-        interval_s = float(len(vm.window))
+        covered_s = float(len(vm.window))
         vm.window.clear()
         upper = self.history.brief(vm.uuid, BRIEF).upper
         over = frozenset(k for k, limit in upper.items() if mean.get(k, 0.0) > limit)
@@ -262,7 +263,7 @@ class Host:
         level = 2 if vm.self_raised or vm.level is Level.TWO else 1
         vm.report = Report(
             seq=vm.seq, boot="00000001", level=level, why=min(over, default=""), over=tuple(sorted(over)),
-            interval_s=interval_s, signals=mean, missing=(), agent_version="0.1.0", agent_rss_kb=9000,
+            interval_s=covered_s, signals=mean, missing=(), agent_version="0.1.0", agent_rss_kb=9000,
             agent_cpu_s=1.0, agent_up_s=60.0, near_max=0, near_max_of=12,
         )  # fmt: skip
         vm.report_s = self.now_s
