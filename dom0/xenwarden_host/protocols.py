@@ -91,6 +91,16 @@ class VifControl(Protocol):
         """Limit what reaches the guest by the vifs named; None removes all trace of it."""
 
 
+class VbdControl(Protocol):
+    """The disks of one domain that dom0's blkback serves. Real: `limits.vbd.DomainVbds`."""
+
+    def limits(self, domid: int) -> dict[int, int | None]:
+        """Return bytes per second, each way, of every such disk by device id; None where it has no limit."""
+
+    def set_limits(self, domid: int, wanted: Mapping[int, int | None]) -> None:
+        """Make `wanted` the limits of the disks named; None removes all trace of it."""
+
+
 class Store(Protocol):
     """XenStore. Real: `xenwarden_channel.client.StoreClient`; fake: `xenwarden_channel.fake.FakeStore`.
 

@@ -70,6 +70,7 @@ class LimitKind(StrEnum):
     VIF_RATE = "vif-rate"  # bits per second from guest to network, whole VM; 0 is none
     VIF_PPS = "vif-pps"  # packets per second from guest to network of one class, whole VM
     VIF_IN = "vif-in"  # bits per second from network to guest, whole VM
+    VBD_IO = "vbd-io"  # bytes per second from disks and, apart from that, to disks, whole VM
     WEIGHT = "weight"  # scheduler weight, 1..65535; Xen's default is 256
     PAUSE = "pause"  # 1: the domain does not run
     MEMORY = "memory"  # kB that the domain is to balloon down to, and cannot have more than

@@ -26,6 +26,7 @@ from xenwarden_host.limits.journal import NO_DOMID, Want
 from xenwarden_host.limits.memory import Memory
 from xenwarden_host.limits.pause import Pause
 from xenwarden_host.limits.place import Place, Whose, intend, judge
+from xenwarden_host.limits.vbd_io import VbdIo
 from xenwarden_host.limits.vcpus import Vcpus
 from xenwarden_host.limits.vif_in import VifIn
 from xenwarden_host.limits.vif_pps import VifPps
@@ -39,7 +40,7 @@ if TYPE_CHECKING:
     from xenwarden_host.limits.book import Id
     from xenwarden_host.limits.journal import Journal
     from xenwarden_host.limits.kind import Kind, Text
-    from xenwarden_host.protocols import Clock, Hypervisor, VifControl
+    from xenwarden_host.protocols import Clock, Hypervisor, VbdControl, VifControl
     from xenwarden_host.records import DomainInfo
 
 _log = logging.getLogger("xenwarden.limits")
@@ -69,9 +70,17 @@ class LimitEngine:
         vifs: the domains' vifs.
         journal: where wants and originals are kept; read once, here.
         clock: for time to live, and for when a value was last read back.
+        vbds: the domains' disks; without it there is no limit on them.
     """
 
-    def __init__(self, hypervisor: Hypervisor, vifs: VifControl, journal: Journal, clock: Clock) -> None:
+    def __init__(
+        self,
+        hypervisor: Hypervisor,
+        vifs: VifControl,
+        journal: Journal,
+        clock: Clock,
+        vbds: VbdControl | None = None,
+    ) -> None:
         self._clock = clock
         self._kinds: dict[LimitKey, Kind] = {
             LimitKey(LimitKind.CAP): Cap(hypervisor),
@@ -83,6 +92,8 @@ class LimitEngine:
             LimitKey(LimitKind.VIF_IN): VifIn(vifs),
             **{LimitKey(LimitKind.VIF_PPS, c): VifPps(vifs, c) for c in PacketClass},
         }
+        if vbds is not None:
+            self._kinds[LimitKey(LimitKind.VBD_IO)] = VbdIo(vbds)
         self._book = Book(journal)
         self._status: dict[str, dict[LimitKey, LimitStatus]] = {}
         self._checked: dict[Id, tuple[int, int, float]] = {}  # domid, value, when

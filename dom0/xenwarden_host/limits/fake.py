@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""Vifs in memory, behind the same Protocol: for dry runs, replays and tests."""
+"""Vifs and disks in memory, behind the same Protocols: for dry runs, replays and tests."""
 
 from __future__ import annotations
 
@@ -94,3 +94,25 @@ class FakeVifs:
             return self.vifs[domid][devid]
         except KeyError:
             raise LimitError(f"vif{domid}.{devid} went away", LimitState.NO_TARGET) from None
+
+
+class FakeVbds:
+    """Implements `protocols.VbdControl`.
+
+    Attributes:
+        disks: per domid and device id, the limit that stands.
+    """
+
+    def __init__(self) -> None:
+        self.disks: dict[int, dict[int, int | None]] = {}
+
+    def limits(self, domid: int) -> dict[int, int | None]:
+        """Return the limit of each disk."""
+        return dict(self.disks.get(domid, {}))
+
+    def set_limits(self, domid: int, wanted: Mapping[int, int | None]) -> None:
+        """Set or remove limits."""
+        for devid, limit in wanted.items():
+            if devid not in self.disks.get(domid, {}):
+                raise LimitError(f"disk {devid} of domain {domid} went away", LimitState.NO_TARGET)
+            self.disks[domid][devid] = limit

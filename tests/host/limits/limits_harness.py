@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from xenwarden_host.libxl.fake import FakeHypervisor
 from xenwarden_host.limits.engine import LimitEngine
-from xenwarden_host.limits.fake import FakeVifs
+from xenwarden_host.limits.fake import FakeVbds, FakeVifs
 from xenwarden_host.limits.journal import Journal
 from xenwarden_host.records import LimitKey, LimitKind, LimitStatus, PacketClass
 
@@ -43,6 +43,7 @@ class Host:
         self.clock = Clock()
         self.xen = FakeHypervisor()
         self.vifs = FakeVifs()
+        self.vbds = FakeVbds()
         self.journal: Journal | None = None
         self.domid = self.xen.add(VM, "mallory", **vm)
         self.vifs.add(self.domid)
@@ -54,7 +55,9 @@ class Host:
         if self.journal is not None:
             self.journal.close()
         self.journal = Journal(self.file, boot_id=self.boot)
-        self.engine = LimitEngine(guard(self.xen), guard(self.vifs), guard(self.journal), self.clock)
+        self.engine = LimitEngine(
+            guard(self.xen), guard(self.vifs), guard(self.journal), self.clock, guard(self.vbds)
+        )
 
     def tick(self) -> list[LimitStatus]:
         self.clock.now += 1
