@@ -28,6 +28,7 @@ _DOMAINS_TOKEN = "domains"  # noqa: S105  a watch token is no secret
 _UP_TOKEN = "up/"  # noqa: S105  likewise
 _RESYNC_S = 30.0
 _COMPLAIN_EVERY_S = 60.0
+_ALARM_EVERY_S = 10.0
 _KNOWN_MAX = 4096  # UUIDs whose running time is remembered
 
 
@@ -43,6 +44,7 @@ class Guest:
         self.unread = set(paths.UP)
         self.next_complaint_s = float("-inf")
         self.next_history_s = float("-inf")  # when its brief history is due
+        self.next_alarm_s = float("-inf")  # when it may again ask for a tick out of turn
 
 
 class Tracker:
@@ -148,7 +150,10 @@ class Tracker:
                     guest.unread.update(paths.UP)  # made or removed as a whole
 
     def read(self) -> bool:
-        """Read the nodes that changed; return whether a report newly shows level 2."""
+        """Read the nodes that changed; return whether a report newly shows level 2.
+
+        Of one guest that counts now and then only: one that goes up and down would drive the ticks.
+        """
         now_s = self._clock.monotonic()
         if now_s >= self._next_resync_s:
             self._next_resync_s = now_s + _RESYNC_S
@@ -166,7 +171,9 @@ class Tracker:
         for (guest, node), value in zip(wanted, values, strict=True):
             guest.unread.discard(node)
             try:
-                raised |= guest.inbox.take(node, value, now_s)
+                if guest.inbox.take(node, value, now_s) and now_s >= guest.next_alarm_s:
+                    guest.next_alarm_s = now_s + _ALARM_EVERY_S
+                    raised = True
             except MessageError as error:
                 self._complain(guest, node, error, now_s)
         return raised

@@ -163,6 +163,16 @@ def test_flood_of_requests_in_one_connection_is_bounded_and_served_in_turns(worl
     assert world.ask(other, {"do": "list"})["ok"] is True
 
 
+def test_requests_that_come_together_are_all_answered(world: World) -> None:
+    connection = world.client()
+    connection.send(b'{"do": "one"}\n{"do": "two"}\n{"do": "three"}\n')
+    raw = b""
+    while raw.count(b"\n") < 3:
+        world.turn()
+        raw += connection.recv(65536)
+    assert [json.loads(line)["result"]["do"] for line in raw.splitlines()] == ["one", "two", "three"]
+
+
 def test_slow_client_is_dropped_and_stalls_nobody(world: World) -> None:
     slow = world.client()
     slow.send(b'{"do": ')

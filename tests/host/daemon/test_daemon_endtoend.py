@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import grp
 import json
 from typing import TYPE_CHECKING, Any
 
@@ -265,16 +266,20 @@ def test_lost_xenstore_keeps_limits_and_calls_nobody_silent(world: World) -> Non
     world.run(seconds=30)
     limit = police(world, mallory)
     world.store.lose()
+    agents = {guest.name: guest.stop_agent() for guest in (mallory, victim, bystander)}  # theirs is lost too
     world.run(seconds=60)
     assert police(world, mallory) == limit
     listed = world.xenwarden("list")
     assert listed["daemon"]["store"] == "lost"
     assert any("xenstored" in notice for notice in listed["notices"])
     world.store.come_back()
-    world.run(seconds=1)
+    world.clock.advance(1)
+    world.turn()
     listed = world.xenwarden("list")
     assert listed["daemon"]["store"] == "connected"
     assert {vm["agent"] for vm in listed["vms"] if vm["domid"]} == {"alive"}
+    for guest in (mallory, victim, bystander):
+        guest.connection = agents[guest.name]
     world.run(seconds=10)
     assert world.show(bystander)["levels"] == []
     assert world.show(mallory)["state"] == "contained"
@@ -288,6 +293,15 @@ def test_xenstore_that_forgot_everything_is_filled_again(world: World) -> None:
     world.run(seconds=2)
     assert mallory.down(paths.DOWN_ORDER)["level"] == "1"
     assert world.store.permissions(f"/local/domain/{mallory.domid}/xenwarden") == ["n0", f"r{mallory.domid}"]
+
+
+def test_daemon_that_was_starved_calls_nobody_silent(world: World) -> None:
+    guest = world.start("guest")
+    guest.signals.update(QUIET)
+    world.run(seconds=10)
+    world.clock.advance(300)
+    world.turn()
+    assert world.show(guest)["agent"]["state"] == "alive"
 
 
 def test_failing_libxl_is_survived_counted_and_changes_nothing(world: World) -> None:
@@ -350,7 +364,8 @@ def test_home_that_a_dead_daemon_left_of_a_dead_domain_is_removed(world: World) 
 def test_kill_switch_releases_within_a_tick_and_holds(world: World) -> None:
     mallory, victim, _bystander = start_three(world)
     flood(mallory, victim)
-    world.run(seconds=10)
+    world.run(seconds=2)
+    assert police(world, mallory)
     assert world.xenwarden("-N", "kill-switch", "on")["on"] is True
     assert world.xenwarden("kill-switch", "status")["on"] is False
     assert world.xenwarden("kill-switch", "on")["on"] is True
@@ -359,6 +374,7 @@ def test_kill_switch_releases_within_a_tick_and_holds(world: World) -> None:
     world.run(seconds=30)
     assert as_found(world, mallory)
     assert world.show(mallory)["verdict"] == "attacker", "deciding goes on"
+    assert "would be limited to" in world.command("events", "mallory")[1]
     assert any("kill switch" in notice for notice in world.xenwarden("list")["notices"])
     assert world.xenwarden("kill-switch", "off")["on"] is False
     world.run(seconds=1)
@@ -412,6 +428,23 @@ def test_roles_are_those_of_the_policy(world: World) -> None:
     status, _out, err = world.command("list")
     assert status == 1
     assert "role" in err
+
+
+def test_viewer_may_look_operator_release_admin_all(tmp_path: Path) -> None:
+    first, second, third = [group for group in grp.getgrall() if group.gr_gid][:3]
+    policy = f"roles: {{viewer: [{first.gr_name}], operator: [{second.gr_name}], admin: [{third.gr_name}]}}\n"
+    with World(tmp_path, policy=policy) as world:
+        world.run(seconds=1)
+        allowed = {}
+        for group in (first, second, third):
+            world.peer = Peer(1, 1000, frozenset({group.gr_gid}))
+            verbs = ("list", "kill-switch status", "release Domain-0", "kill-switch on")
+            allowed[group.gr_name] = [verb for verb in verbs if world.command(*verb.split())[0] == 0]
+        assert allowed == {
+            first.gr_name: ["list", "kill-switch status"],
+            second.gr_name: ["list", "kill-switch status", "release Domain-0"],
+            third.gr_name: ["list", "kill-switch status", "release Domain-0", "kill-switch on"],
+        }
 
 
 # --- hostile guests ------------------------------------------------------------------------------------
@@ -493,10 +526,9 @@ def test_guest_that_toggles_its_level_does_not_drive_the_ticks(world: World) -> 
     for number in range(200):
         guest.level = 1 + number % 2
         guest.report(level=guest.level, why="tx_pps", over="", interval=1.0)
-        world.clock.advance(0.05)
+        world.clock.advance(0.11)
         world.turn()
-    seconds = 200 * 0.05
-    assert world.service.warden.ticks - before <= seconds / 0.25 + 2
+    assert world.service.warden.ticks - before <= 200 * 0.11 + 4
 
 
 def test_silent_agent_is_named_after_its_time(world: World) -> None:
@@ -611,6 +643,7 @@ def test_limited_vm_that_reboots_is_limited_again_until_it_is_forgotten(
         mallory.stop_agent()
         calm(mallory, victim)
         world.run(seconds=away_s)
+        assert bool(world.xenwarden("limits")) == (away_s < 20)
         mallory.domid = world.hypervisor.add(mallory.uuid, "mallory", cap=80)
         world.store.add_domain(mallory.domid)
         world.vifs.add(mallory.domid, rate=RATE)
