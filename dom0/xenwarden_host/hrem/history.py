@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 VERSION = 1
 QUANTILE = 0.95
 _STEP = 4.0  # of the logarithm: the tracker's full step; settles within tens of observations
+_UP, _DOWN = _STEP * QUANTILE, _STEP * (1.0 - QUANTILE)
 _UNIT_SHARE = 0.01  # values below this share of the prior are all alike: nothing happens
 _DAY_S = 86400.0
 _MAX_GAP_S = 3600.0  # an interval longer than this tells nothing of how long a value held
@@ -131,24 +132,30 @@ class History:
                 tracked = y
             else:
                 tracked = p95[index]
-                step = _STEP * max(1.0 / count, slowest)
+                step = 1.0 / count
+                step = max(step, slowest)
+                # No min() and max() here: this is the hot path.
                 if y > tracked:
-                    tracked = min(y, tracked + step * QUANTILE)
+                    tracked += step * _UP
+                    tracked = min(tracked, y)
                 else:
-                    tracked = max(y, tracked - step * (1.0 - QUANTILE))
+                    tracked -= step * _DOWN
+                    tracked = max(tracked, y)
             p95[index] = tracked
             times[index] = count
             seen_s[index] += span_s
-            # As _wanted(), in line: this is the hot path.
+            # As _wanted(), in line.
             learnt = policy.margin * (math.exp(tracked) - _UNIT_SHARE)
             if learnt < policy.floor:
                 learnt = policy.floor
             elif learnt > policy.ceiling:
                 learnt = policy.ceiling
-            weight = min(seen_s[index] / policy.enough_s, count / policy.enough_observations)
-            if weight < 1.0:
-                learnt **= weight
-            upper[index] = min(learnt * prior, max(upper[index] * rise, prior))
+            if seen_s[index] < policy.enough_s or count < policy.enough_observations:
+                learnt **= min(seen_s[index] / policy.enough_s, count / policy.enough_observations)
+            highest = upper[index] * rise
+            highest = max(highest, prior)
+            learnt *= prior
+            upper[index] = min(highest, learnt)
         cpu = signals.get("vcpu_pct")
         if cpu is not None:
             vm.near_of += 1

@@ -6,12 +6,13 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from xenwarden_host.hsem import state
-from xenwarden_host.hsem.machine import Machine, Turn
+from xenwarden_host.hsem.machine import Machine
 from xenwarden_host.hsem.masks import masked
 from xenwarden_host.hsem.neighbourhood import Host
 from xenwarden_host.hsem.rules import compile_rules
 from xenwarden_host.hsem.sight import Sight
 from xenwarden_host.hsem.state import Vm
+from xenwarden_host.hsem.turn import Turn
 from xenwarden_host.records import (
     Action,
     AgentState,
@@ -56,6 +57,7 @@ class Hsem:
         self._history.set_policy(policy)
         self._machine = Machine(policy, self._history)
         self._rules = compile_rules(policy.rules)
+        self._tick_rules = tuple(rule for rule in self._rules if not rule.by_report)
         self._policies: dict[str, tuple[str, VmPolicy]] = {}  # by UUID: the name it was for
 
     def decide(self, snapshot: Snapshot) -> list[Action]:
@@ -75,7 +77,7 @@ class Hsem:
             if not view.paused:
                 sight = self._sight(vm, view, masks, host, now_s)
                 turn = Turn(vm, view, sight, self._trusts(vm, view), self._policy_of(view), snapshot)
-                actions += self._machine.step(turn, self._rules)
+                actions += self._machine.step(turn, self._rules if turn.fresh else self._tick_rules)
         self._drop_gone(views, now_s)
         self._last_s = now_s
         return actions

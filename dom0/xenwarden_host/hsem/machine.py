@@ -3,24 +3,21 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
 
 from xenwarden_channel.signals import HREM, VREM
+from xenwarden_host.hsem.limiter import Limiter
 from xenwarden_host.hsem.sight import amount
 from xenwarden_host.hsem.state import Case, Finding, Settled, Streak
-from xenwarden_host.policy.model import RuleKind, Trust
+from xenwarden_host.hsem.turn import Fired, case_of, sentence
+from xenwarden_host.policy.model import RuleKind
 from xenwarden_host.records import (
     Action,
     Alert,
     Ask,
     Evidence,
     Level,
-    LiftLimit,
-    LimitKey,
-    LimitKind,
     OrderLevel,
-    SetLimit,
     Transition,
     Verdict,
     VmState,
@@ -32,44 +29,12 @@ if TYPE_CHECKING:
 
     from xenwarden_host.hrem.history import History
     from xenwarden_host.hsem.rules import Outcome, Rule
-    from xenwarden_host.hsem.sight import Sight
     from xenwarden_host.hsem.state import Vm
-    from xenwarden_host.policy.model import Policy, VmPolicy
-    from xenwarden_host.records import Snapshot, VmView
-
-
-class Fired(NamedTuple):
-    """A rule that fires, and whether it does so strongly or long enough to raise."""
-
-    rule: Rule
-    outcome: Outcome
-    enough: bool
+    from xenwarden_host.hsem.turn import Turn
+    from xenwarden_host.policy.model import Policy
 
 
 _MAX_DOUBLINGS = 10  # of the cool-down: from a minute to most of a day
-
-
-@dataclass(slots=True)
-class Turn:
-    """One VM at one tick: what is kept of it, what is seen of it, and whether its agent is believed."""
-
-    vm: Vm
-    view: VmView
-    sight: Sight
-    trusted: bool
-    policy: VmPolicy
-    snapshot: Snapshot
-
-    @property
-    def fresh(self) -> bool:
-        """Tell whether the agent has said something since the tick before."""
-        return self.view.report_is_new and self.view.report is not None
-
-    def hears(self, rule: Rule) -> bool:
-        """Tell whether the rule is asked now."""
-        if rule.spec.agent is not Trust.ANY and self.trusted is not (rule.spec.agent is Trust.TRUSTED):
-            return False
-        return self.fresh or not rule.by_report
 
 
 class Machine:
@@ -78,9 +43,10 @@ class Machine:
     def __init__(self, policy: Policy, history: History) -> None:
         self._policy = policy
         self._history = history
+        self._limiter = Limiter(policy, history)
 
     def step(self, turn: Turn, rules: Iterable[Rule]) -> list[Action]:
-        """Return what follows from one VM's tick."""
+        """Return what follows from one VM's tick; `rules` are those that may be asked in this tick."""
         out: list[Action] = []
         fired = [item for item in self._fired(turn, rules) if not self._alerted(turn, item, out)]
         match turn.vm.state:
@@ -100,7 +66,7 @@ class Machine:
         """Return what brings the VM back to normal: all limits lifted, level 1, learning goes on."""
         if vm.state is VmState.CONTAINED:
             vm.released_s = now_s
-        out = self._limit(vm, {}, why, provisional=False)
+        out = self._limiter.set(vm, {}, why, provisional=False)
         out += _order(vm, vm.forced, why)
         out.append(Transition(vm.uuid, vm.state, VmState.NORMAL, verdict, vm.also_victim, why, evidence))
         vm.state = VmState.NORMAL
@@ -150,7 +116,7 @@ class Machine:
         if enough and (told_s is None or now_s - told_s >= self._policy.agent.remind_s):
             vm.told[name] = now_s
             out.append(
-                Alert(vm.uuid, name, f"{turn.view.name}: {_sentence(outcome.evidence)}", outcome.evidence)
+                Alert(vm.uuid, name, f"{turn.view.name}: {sentence(outcome.evidence)}", outcome.evidence)
             )
         return True
 
@@ -185,8 +151,8 @@ class Machine:
         vm.calm_since_s = None
         self._history.freeze(vm.uuid, frozen=True)
         evidence = tuple(item for _rule, outcome in raising for item in outcome.evidence)
-        out.append(Transition(vm.uuid, old, vm.state, None, False, _sentence(evidence), evidence))
-        out += _order(vm, Level.TWO, _sentence(evidence))
+        out.append(Transition(vm.uuid, old, vm.state, None, False, sentence(evidence), evidence))
+        out += _order(vm, Level.TWO, sentence(evidence))
         for rule, outcome in sorted(raising, key=lambda item: item[0].spec.alone):
             if not (rule.spec.alone and case.of(rule.spec.kind)):
                 self._add(turn, rule, outcome)
@@ -194,46 +160,46 @@ class Machine:
         for rule in rules:
             if turn.hears(rule):
                 rule.convicts(turn.sight, case.convict_latches.setdefault(rule.spec.name, {}))
-        out += self._limit_provisionally(turn)
+        out += self._limiter.provisional(turn)
         out.append(Ask(vm.uuid, case.ask_id))
         self._look(turn, [rule for rule, _outcome in raising])
 
     def _watched(self, turn: Turn, fired: list[Fired], rules: Iterable[Rule], out: list[Action]) -> None:
         vm, view = turn.vm, turn.view
-        case = _case(vm)
+        case = case_of(vm)
         if turn.fresh or (not turn.trusted and view.hrem):
             case.observations += 1
         case.offered_pps = max(case.offered_pps, view.hrem.get("vif_tx_pps", 0.0))
         if view.answer is not None and view.answer.ask_id == case.ask_id:
             case.answer = view.answer
         self._note(turn, fired)
-        out += self._limit_provisionally(turn)
+        out += self._limiter.provisional(turn)
         self._look(turn, rules)
         self._judge(turn, out)
 
     def _contained(self, turn: Turn, fired: list[Fired], rules: Iterable[Rule], out: list[Action]) -> None:
         vm, now_s = turn.vm, turn.sight.now_s
-        case = _case(vm)
+        case = case_of(vm)
         out += self._relax(turn)
         self._note(turn, fired)
         self._look(turn, rules)
         more = {
-            key: self._value(turn, key, provisional=False)
+            key: self._limiter.value(turn, key, provisional=False)
             for item in case.of(RuleKind.ORIGINATED, convicted=True)
             for key in item.limits
             if key not in vm.limits
         }
         if more:
-            out += self._limit(
+            out += self._limiter.set(
                 vm, {**vm.limits, **more}, "does more than it is contained for", provisional=False
             )
         suffering = case.of(RuleKind.INBOUND, convicted=True)
         if suffering and not vm.also_victim:
             vm.also_victim = True
             evidence = tuple(item for finding in suffering for item in finding.evidence)
-            why = f"it is a victim too: {_sentence(evidence)}"
+            why = f"it is a victim too: {sentence(evidence)}"
             out.append(Transition(vm.uuid, vm.state, vm.state, Verdict.ATTACKER, True, why, evidence))
-        if self._still_tries(turn, rules):
+        if self._limiter.still_pressed(turn, rules):
             vm.calm_since_s = None
         elif _informed(turn) and vm.calm_since_s is None:
             vm.calm_since_s = now_s
@@ -273,7 +239,7 @@ class Machine:
     def _note(self, turn: Turn, fired: list[Fired]) -> None:
         """Take what fired into the case: what is known by then at once, what is new once it is enough."""
         vm = turn.vm
-        case = _case(vm)
+        case = case_of(vm)
         for rule, outcome, enough in fired:
             finding = case.findings.get(rule.spec.name)
             if finding is not None:
@@ -284,7 +250,7 @@ class Machine:
 
     def _add(self, turn: Turn, rule: Rule, outcome: Outcome) -> None:
         vm, now_s, spec = turn.vm, turn.sight.now_s, rule.spec
-        case = _case(vm)
+        case = case_of(vm)
         if not spec.alone:
             # What a last resort found was this: its limits, on all that it might have been, go.
             for name in [
@@ -308,7 +274,7 @@ class Machine:
 
     def _look(self, turn: Turn, rules: Iterable[Rule]) -> None:
         """Ask for proof of what was found, and remember who floods this VM."""
-        case = _case(turn.vm)
+        case = case_of(turn.vm)
         for rule in rules:
             finding = case.findings.get(rule.spec.name)
             if finding is None or not turn.hears(rule):
@@ -327,7 +293,7 @@ class Machine:
     def _judge(self, turn: Turn, out: list[Action]) -> None:
         """Decide, where it is time."""
         vm, now_s, watch = turn.vm, turn.sight.now_s, self._policy.watch
-        case = _case(vm)
+        case = case_of(vm)
         age_s = now_s - case.opened_s
         heard = case.answer is not None or age_s >= watch.answer_wait_s
         ready = heard and age_s >= watch.min_s and case.observations >= watch.min_observations
@@ -366,24 +332,24 @@ class Machine:
         old, vm.state, vm.also_victim, vm.calm_since_s = vm.state, VmState.CONTAINED, also_victim, None
         vm.since_s = now_s
         evidence = (*(item for finding in guilty for item in finding.evidence), self._reliability(turn))
-        why = _sentence(guilty[0].evidence)
+        why = sentence(guilty[0].evidence)
         keys = {key for finding in guilty for key in finding.limits}
         out.append(Transition(vm.uuid, old, vm.state, Verdict.ATTACKER, also_victim, why, evidence))
-        wanted = {key: self._value(turn, key, provisional=False) for key in sorted(keys)}
-        out += self._limit(vm, wanted, f"attacker: {why}", provisional=False)
+        wanted = {key: self._limiter.value(turn, key, provisional=False) for key in sorted(keys)}
+        out += self._limiter.set(vm, wanted, f"attacker: {why}", provisional=False)
 
     def _protect(self, turn: Turn, suffering: list[Finding], out: list[Action]) -> None:
         vm = turn.vm
         old, vm.state, vm.calm_since_s = vm.state, VmState.PROTECTED, None
         vm.since_s = turn.sight.now_s
         evidence = (*(item for finding in suffering for item in finding.evidence), self._reliability(turn))
-        why = _sentence(suffering[0].evidence)
-        out += self._limit(vm, {}, "it is a victim", provisional=False)
+        why = sentence(suffering[0].evidence)
+        out += self._limiter.set(vm, {}, "it is a victim", provisional=False)
         out.append(Transition(vm.uuid, old, vm.state, Verdict.VICTIM, False, why, evidence))
 
     def _acquit(self, turn: Turn, why: str, out: list[Action]) -> None:
         vm, now_s, watch = turn.vm, turn.sight.now_s, self._policy.watch
-        case = _case(vm)
+        case = case_of(vm)
         evidence: list[Evidence] = []
         for rule, finding in case.findings.items():
             evidence += finding.evidence
@@ -404,7 +370,7 @@ class Machine:
     def _reliability(self, turn: Turn) -> Evidence:
         """Return VREM's answer as evidence, or the name of its silence."""
         near_pct = self._policy.history.near_capacity_pct
-        answer = _case(turn.vm).answer
+        answer = case_of(turn.vm).answer
         if answer is not None:
             text = (
                 f"asked how it runs, it said: load {amount(answer.load_pct)} %, close to its maximum in "
@@ -416,75 +382,6 @@ class Machine:
         text = f"{said}; dom0 saw it close to its maximum CPU in {near} of {of} intervals"
         cpu_pct = turn.view.hrem.get("vcpu_pct", 0.0)
         return Evidence("vcpu_pct", cpu_pct, near_pct, "%", HREM, "reliability", text)
-
-    # --- limits -----------------------------------------------------------------------------------
-
-    def _value(self, turn: Turn, key: LimitKey, *, provisional: bool) -> int:
-        """Return how far a limit goes: in proportion to what is usual for this VM."""
-        policy = self._policy.limits[key]
-        usual = self._history.upper(turn.vm.uuid, policy.signal) or 0.0
-        if key.kind is LimitKind.CAP:
-            usual *= turn.view.vcpus
-        part = policy.provisional if provisional else policy.contained
-        return max(part.at_least, round(usual * part.times))
-
-    def _limit_provisionally(self, turn: Turn) -> list[Action]:
-        vm = turn.vm
-        if turn.policy.protect:
-            return []
-        wanted: dict[LimitKey, int] = {}
-        reasons: dict[str, None] = {}
-        for finding in _case(vm).of(RuleKind.ORIGINATED):
-            for key in finding.limits:
-                if key in vm.limits:
-                    wanted[key] = vm.limits[key]
-                else:
-                    wanted[key] = self._value(turn, key, provisional=True)
-                    reasons[_sentence(finding.evidence)] = None
-        why = "; ".join(reasons) or "it was another kind of activity"
-        return self._limit(vm, wanted, why, provisional=True)
-
-    def _limit(self, vm: Vm, wanted: dict[LimitKey, int], why: str, *, provisional: bool) -> list[Action]:
-        """Return what makes `wanted` the VM's limits."""
-        out: list[Action] = [LiftLimit(vm.uuid, key, why) for key in vm.limits if key not in wanted]
-        out += [
-            SetLimit(vm.uuid, key, value, provisional, why)
-            for key, value in wanted.items()
-            if vm.limits.get(key) != value
-        ]
-        vm.limits = wanted
-        return out
-
-    def _still_tries(self, turn: Turn, rules: Iterable[Rule]) -> bool:
-        """Tell whether a contained VM would go on if it could: by what it offers, not by what passes."""
-        sight, pressing = turn.sight, self._policy.release.pressing
-        for rule in rules:
-            if rule.spec.kind is RuleKind.ORIGINATED and turn.hears(rule) and rule.tries(sight) is not None:
-                return True
-        signals = sight.signals
-        dropped = signals.get("vif_police_drop_pps", 0.0)
-        packets = [key for key in turn.vm.limits if key.kind is LimitKind.VIF_PPS]
-        if packets and dropped > 0:
-            usual = (
-                self._history.upper(turn.vm.uuid, self._policy.limits[key].signal) or 0.0 for key in packets
-            )
-            if dropped + sum(turn.vm.limits[key] for key in packets) > sum(usual):
-                return True
-        # An agent that fell silent since says no more what these packets are.
-        sent = signals.get("vif_tx_pps", 0.0)
-        if packets and not turn.trusted and sent >= pressing * _case(turn.vm).offered_pps:
-            return True
-        rate = turn.vm.limits.get(LimitKey(LimitKind.VIF_RATE))
-        if rate is not None and signals.get("vif_tx_bps", 0.0) >= pressing * rate:
-            return True
-        cap = turn.vm.limits.get(LimitKey(LimitKind.CAP))
-        return cap is not None and signals.get("vcpu_pct", 0.0) * turn.view.vcpus >= pressing * cap
-
-
-def _case(vm: Vm) -> Case:
-    if vm.case is None:
-        raise AssertionError(f"{vm.uuid} is {vm.state} without a case")
-    return vm.case
 
 
 def _order(vm: Vm, level: Level, why: str) -> list[Action]:
@@ -498,7 +395,3 @@ def _order(vm: Vm, level: Level, why: str) -> list[Action]:
 def _informed(turn: Turn) -> bool:
     """Tell whether enough is seen of the VM to call it calm."""
     return turn.trusted or "vif_tx_pps" in turn.view.hrem
-
-
-def _sentence(evidence: tuple[Evidence, ...]) -> str:
-    return "; ".join(item.text for item in evidence)

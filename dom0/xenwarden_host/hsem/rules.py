@@ -66,6 +66,8 @@ class Rule:
 
     def _ask(self, groups: list[list[Detector]], sight: Sight, latch: Latch | None) -> Outcome | None:
         sight.rule = self.spec.name
+        if latch is None and not sight.masked:
+            return _ask_plainly(groups, sight)
         found = None
         for index, group in enumerate(groups):
             outcome = _ask_group(group, index, sight, latch)
@@ -74,6 +76,25 @@ class Rule:
                 if latch is None:
                     break
         return found
+
+
+def _ask_plainly(groups: list[list[Detector]], sight: Sight) -> Outcome | None:
+    """Ask as `_ask_group` does where nothing is hidden or to be kept: nearly all that HSEM ever asks."""
+    for group in groups:
+        hits = []
+        for detector in group:
+            hit = detector.check(sight)
+            if hit is None:
+                break
+            hits.append(hit)
+        else:
+            return _outcome(hits)
+    return None
+
+
+def _outcome(hits: list[Hit]) -> Outcome:
+    strengths = [hit.strength for hit in hits if hit.strength is not None]
+    return Outcome(tuple(hit.evidence for hit in hits), min(strengths) if strengths else None)
 
 
 def _ask_group(group: list[Detector], index: int, sight: Sight, latch: Latch | None) -> Outcome | None:
@@ -98,8 +119,7 @@ def _ask_group(group: list[Detector], index: int, sight: Sight, latch: Latch | N
             return None
     if len(hits) < len(group) or not live:
         return None
-    strengths = [hit.strength for hit in hits if hit.strength is not None]
-    return Outcome(tuple(hit.evidence for hit in hits), min(strengths) if strengths else None)
+    return _outcome(hits)
 
 
 def compile_rules(specs: tuple[RuleSpec, ...]) -> tuple[Rule, ...]:

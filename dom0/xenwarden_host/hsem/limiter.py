@@ -1,0 +1,90 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""Which limits, how far they go, and whether a VM still presses against them."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from xenwarden_host.hsem.turn import case_of, sentence
+from xenwarden_host.policy.model import RuleKind
+from xenwarden_host.records import LiftLimit, LimitKey, LimitKind, SetLimit
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from xenwarden_host.hrem.history import History
+    from xenwarden_host.hsem.rules import Rule
+    from xenwarden_host.hsem.state import Vm
+    from xenwarden_host.hsem.turn import Turn
+    from xenwarden_host.policy.model import Policy
+    from xenwarden_host.records import Action
+
+
+class Limiter:
+    """Turn findings into limits. Nothing is kept here: a VM's limits are in its `Vm`."""
+
+    def __init__(self, policy: Policy, history: History) -> None:
+        self._policy = policy
+        self._history = history
+
+    def value(self, turn: Turn, key: LimitKey, *, provisional: bool) -> int:
+        """Return how far a limit goes: in proportion to what is usual for this VM."""
+        policy = self._policy.limits[key]
+        usual = self._history.upper(turn.vm.uuid, policy.signal) or 0.0
+        if key.kind is LimitKind.CAP:
+            usual *= turn.view.vcpus
+        part = policy.provisional if provisional else policy.contained
+        return max(part.at_least, round(usual * part.times))
+
+    def provisional(self, turn: Turn) -> list[Action]:
+        """Return what makes the provisional limits those that the case's findings ask for."""
+        vm = turn.vm
+        if turn.policy.protect:
+            return []
+        wanted: dict[LimitKey, int] = {}
+        reasons: dict[str, None] = {}
+        for finding in case_of(vm).of(RuleKind.ORIGINATED):
+            for key in finding.limits:
+                if key in vm.limits:
+                    wanted[key] = vm.limits[key]
+                else:
+                    wanted[key] = self.value(turn, key, provisional=True)
+                    reasons[sentence(finding.evidence)] = None
+        why = "; ".join(reasons) or "it was another kind of activity"
+        return self.set(vm, wanted, why, provisional=True)
+
+    def set(self, vm: Vm, wanted: dict[LimitKey, int], why: str, *, provisional: bool) -> list[Action]:
+        """Return what makes `wanted` the VM's limits."""
+        out: list[Action] = [LiftLimit(vm.uuid, key, why) for key in vm.limits if key not in wanted]
+        out += [
+            SetLimit(vm.uuid, key, value, provisional, why)
+            for key, value in wanted.items()
+            if vm.limits.get(key) != value
+        ]
+        vm.limits = wanted
+        return out
+
+    def still_pressed(self, turn: Turn, rules: Iterable[Rule]) -> bool:
+        """Tell whether a contained VM would go on if it could: by what it offers, not by what passes."""
+        sight, pressing = turn.sight, self._policy.release.pressing
+        for rule in rules:
+            if rule.spec.kind is RuleKind.ORIGINATED and turn.hears(rule) and rule.tries(sight) is not None:
+                return True
+        signals = sight.signals
+        dropped = signals.get("vif_police_drop_pps", 0.0)
+        packets = [key for key in turn.vm.limits if key.kind is LimitKind.VIF_PPS]
+        if packets and dropped > 0:
+            usual = (
+                self._history.upper(turn.vm.uuid, self._policy.limits[key].signal) or 0.0 for key in packets
+            )
+            if dropped + sum(turn.vm.limits[key] for key in packets) > sum(usual):
+                return True
+        # An agent that fell silent since says no more what these packets are.
+        sent = signals.get("vif_tx_pps", 0.0)
+        if packets and not turn.trusted and sent >= pressing * case_of(turn.vm).offered_pps:
+            return True
+        rate = turn.vm.limits.get(LimitKey(LimitKind.VIF_RATE))
+        if rate is not None and signals.get("vif_tx_bps", 0.0) >= pressing * rate:
+            return True
+        cap = turn.vm.limits.get(LimitKey(LimitKind.CAP))
+        return cap is not None and signals.get("vcpu_pct", 0.0) * turn.view.vcpus >= pressing * cap
