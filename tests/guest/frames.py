@@ -27,7 +27,13 @@ def ipv4(
 ) -> bytes:
     words = 5 + len(options) // 4 if ihl is None else ihl
     head = bytes([0x40 | words, 0]) + (20 + len(options) + len(body)).to_bytes(2, "big") + b"\x12\x34"
-    return head + fragment.to_bytes(2, "big") + bytes([64, protocol, 0, 0]) + A4 + dest + options + body
+    head += fragment.to_bytes(2, "big") + bytes([64, protocol])
+    # A bridge with netfilter drops a wrong checksum.
+    summed = head + A4 + dest + options
+    total = sum(int.from_bytes(summed[at : at + 2], "big") for at in range(0, len(summed), 2))
+    while total >> 16:
+        total = (total & 0xFFFF) + (total >> 16)
+    return head + (total ^ 0xFFFF).to_bytes(2, "big") + A4 + dest + options + body
 
 
 def ipv6(protocol: int, body: bytes, dest: bytes = B6) -> bytes:

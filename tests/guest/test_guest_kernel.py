@@ -93,3 +93,14 @@ def test_an_interface_that_is_down_is_nothing_missing_and_counts_again_when_up()
     assert found["failed_while_down"] == []
     assert found["syns_after"] == 1.0
     assert found["failed_after"] == []
+
+
+def test_in_dom0_what_the_bridge_forwards_for_guests_is_not_dom0s_own() -> None:
+    found = in_namespace("bridge")
+    assert "xenbr0" in found["chosen"]
+    assert not [name for name in found["chosen"] if name.startswith("vif")]
+    for signal in ("tx_syn_pps", "rx_syn_pps", "tx_dests", "rx_sources"):
+        assert found["forwarded"][signal] == 0
+    assert found["own"]["rx_syn_pps"] == 3
+    assert found["own"]["tx_syn_pps"] == 7
+    assert found["own"]["rx_sources"] == found["own"]["tx_dests"] == 1
