@@ -191,8 +191,9 @@ class LimitEngine:
             if status is not None:
                 after[job.id] = status
         self._book.forget_surplus()
-        if any(status.state is LimitState.LIFTED for status in after.values()):
-            self._book.flush()  # that something was read back can wait: either text is known to be ours
+        # What was read back is journalled at once: until then the text before it counts as ours as well,
+        # and an admin who sets just that would not be heard.
+        self._book.flush()
         events = [after[id_] for id_ in sorted(after, key=_order) if after[id_] != self._last(id_)]
         self._status = {}
         for (uuid, key), status in after.items():
@@ -218,11 +219,13 @@ class LimitEngine:
 
     def _observe(self, id_: Id, domain: DomainInfo | None) -> _Job | LimitStatus | None:
         """Read one limit's places and work out what is to stand there; changes memory, not the host."""
-        kind = self._kinds[id_[1]]
         want = self._book.want(id_)
-        if domain is None or domain.dying:
+        kind = self._kinds.get(id_[1])
+        if kind is None:
+            return self._failed(id_, want, LimitError("not on this host", LimitState.UNSUPPORTED))
+        if domain is None:
             return self._without_domain(id_, kind, want)
-        if domain.service or domain.cpu_time_s == 0:
+        if domain.service or domain.dying or domain.cpu_time_s == 0:
             return self._untouchable(id_, want, domain)
         last = self._last(id_)
         if want and last and last.state is LimitState.SET and self._is_fresh(id_, kind, domain, want):
@@ -335,6 +338,9 @@ class LimitEngine:
         places = self._book.known(id_)
         if domain.service:
             return _describe(want, places, LimitState.PROTECTED, f"{domain.name} serves other VMs")
+        if domain.dying:
+            # It may only be suspended, for a migration that fails or for a checkpoint, and come back.
+            return _describe(want, places, LimitState.NO_TARGET, "the domain is shut down")
         # Its builder sets scheduler parameters late: what stands there now is nobody's word.
         return _describe(want, places, LimitState.PENDING, "the domain has not run yet")
 

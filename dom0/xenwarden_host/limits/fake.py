@@ -31,11 +31,13 @@ class FakeVifs:
     Attributes:
         vifs: per domid and device id; a test changes them as an admin or a migration would.
         refuse: names of methods that fail as long as they stand in it.
+        drops: per domid, what `police_drops` tells.
     """
 
     def __init__(self) -> None:
         self.vifs: dict[int, dict[int, FakeVif]] = {}
         self.refuse: set[str] = set()
+        self.drops: dict[int, int] = {}
 
     def add(self, domid: int, devid: int = 0, *, queues: int = 1, rate: str | None = None) -> FakeVif:
         """Plug in a vif."""
@@ -68,6 +70,11 @@ class FakeVifs:
         """Return the packet limits on each vif."""
         self._may("police")
         return {devid: dict(vif.police) for devid, vif in sorted(self.vifs.get(domid, {}).items())}
+
+    def police_drops(self) -> dict[int, int]:
+        """Return by domid how many packets its limits dropped."""
+        self._may("police_drops")
+        return dict(self.drops)
 
     def set_police(self, domid: int, wanted: Mapping[int, Mapping[PacketClass, int]]) -> None:
         """Make `wanted` the packet limits on the vifs named."""

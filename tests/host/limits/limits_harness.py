@@ -19,7 +19,7 @@ CAP = LimitKey(LimitKind.CAP)
 RATE = LimitKey(LimitKind.VIF_RATE)
 SYN = LimitKey(LimitKind.VIF_PPS, PacketClass.SYN)
 UDP = LimitKey(LimitKind.VIF_PPS, PacketClass.UDP)
-VIF_IN = LimitKey(LimitKind.VIF_IN)
+VIF_IN, VBD_IO = LimitKey(LimitKind.VIF_IN), LimitKey(LimitKind.VBD_IO)
 WEIGHT, PAUSE, MEMORY, VCPUS = (LimitKey(LimitKind(name)) for name in ("weight", "pause", "memory", "vcpus"))
 
 
@@ -44,6 +44,7 @@ class Host:
         self.xen = FakeHypervisor()
         self.vifs = FakeVifs()
         self.vbds = FakeVbds()
+        self.has_vbds = True
         self.journal: Journal | None = None
         self.domid = self.xen.add(VM, "mallory", **vm)
         self.vifs.add(self.domid)
@@ -55,9 +56,9 @@ class Host:
         if self.journal is not None:
             self.journal.close()
         self.journal = Journal(self.file, boot_id=self.boot)
-        self.engine = LimitEngine(
-            guard(self.xen), guard(self.vifs), guard(self.journal), self.clock, guard(self.vbds)
-        )
+        vbds = guard(self.vbds) if self.has_vbds else None
+        xen, vifs, journal = guard(self.xen), guard(self.vifs), guard(self.journal)
+        self.engine = LimitEngine(xen, vifs, journal, self.clock, vbds)
 
     def tick(self) -> list[LimitStatus]:
         self.clock.now += 1

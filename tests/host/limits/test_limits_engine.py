@@ -6,7 +6,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 import pytest
-from limits_harness import CAP, MEMORY, PAUSE, RATE, SYN, UDP, VCPUS, VIF_IN, VM, WEIGHT, Host
+from limits_harness import CAP, MEMORY, PAUSE, RATE, SYN, UDP, VBD_IO, VCPUS, VIF_IN, VM, WEIGHT, Host
 
 from xenwarden_host.errors import HypervisorError, LimitError
 from xenwarden_host.libxl.fake import DOM0_UUID
@@ -400,3 +400,45 @@ def test_what_reaches_a_victim_is_limited_on_all_its_vifs_and_freed_again(host: 
     host.engine.lift_all(VM)
     host.tick()
     assert host.vifs.inbound(host.domid) == {0: None, 1: None}
+
+
+def test_a_limit_lifted_while_the_domain_is_suspended_is_gone_when_it_resumes(host: Host) -> None:
+    for key, value in ((CAP, 20), (RATE, 1_000_000), (SYN, 100)):
+        host.want(key, value)
+    host.tick()
+    host.xen.change(host.domid, dying=True)  # `xl save -c`
+    host.engine.lift_all(VM)
+    host.tick()
+    host.xen.change(host.domid, dying=False)
+    assert {(e.key, e.state) for e in host.tick()} == {(k, LimitState.LIFTED) for k in (CAP, RATE, SYN)}
+    assert (host.cap, host.rate, host.vifs.police(host.domid)[0]) == (0, None, {})
+
+
+def test_a_limit_of_a_kind_that_this_host_lacks_is_told_and_kept(host: Host) -> None:
+    host.vbds.disks[host.domid] = {51712: None}
+    host.want(VBD_IO, 1 << 20)
+    host.tick()
+    host.has_vbds = False
+    host.restart()
+    (event,) = host.tick()
+    assert event.state is LimitState.UNSUPPORTED
+    host.has_vbds = True
+    host.restart()
+    host.engine.lift_all(VM)
+    host.tick()
+    assert host.vbds.disks[host.domid] == {51712: None}
+
+
+def test_an_admin_who_sets_what_stood_before_ours_is_heard_after_a_restart(tmp_path: Path) -> None:
+    host = Host(tmp_path, cap=5)
+    host.want(CAP, 10)
+    host.tick()
+    host.xen.set_sched_params(host.domid, cap=0)
+    host.tick()
+    host.xen.set_sched_params(host.domid, cap=5)
+    host.restart()
+    host.tick()
+    assert host.cap == 5
+    host.engine.lift_all(VM)
+    host.tick()
+    assert host.cap == 5

@@ -6,17 +6,16 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 import pytest
-from limits_harness import VM, Host
+from limits_harness import VBD_IO, VM, Host
 
 from xenwarden_channel.fake import FakeStore
 from xenwarden_host.errors import LimitError
 from xenwarden_host.limits.vbd import DomainVbds
-from xenwarden_host.records import LimitKey, LimitKind, LimitState
+from xenwarden_host.records import LimitState
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-VBD_IO = LimitKey(LimitKind.VBD_IO)
 XVDA, XVDB = 51712, 51728
 
 
