@@ -202,7 +202,7 @@ class Monitor:
         A collector that failed meanwhile takes its signals with it: part of a sum is no sum.
         """
         found = self._interface_rates(seconds)
-        if "headers" not in self.failed and self._sums:
+        if "headers" not in self.failed and self._sums and seconds > 0:
             found.update(self._class_rates(seconds))
             found["tx_dests"] = float(self._tx.distinct())
             found["rx_sources"] = float(self._rx.distinct())
