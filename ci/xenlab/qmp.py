@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import socket
@@ -72,6 +73,7 @@ class Qmp:
             time.sleep(0.05)
 
     def close(self) -> None:
-        """Close the connection."""
-        self._file.close()
+        """Close the connection, whatever became of the other end."""
+        with contextlib.suppress(OSError):
+            self._file.close()
         self._socket.close()

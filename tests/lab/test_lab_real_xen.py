@@ -1,0 +1,154 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""The core scenarios on real Xen, and the lab's own promises: it says what failed, it leaves nothing."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import statistics
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+
+from xenlab import cli, load, qemu, runner, store
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from xenlab.moments import Outcome
+
+pytestmark = pytest.mark.lab
+
+BARE = """
+host: {xenwarden: false}
+guests: [{name: one}]
+steps:
+"""
+
+
+@pytest.fixture(scope="module")
+def outcome_of() -> Callable[[str], Outcome]:
+    """Run a scenario that ships, once for all tests of this file that ask for it."""
+    seen: dict[str, Outcome] = {}
+
+    def get(name: str) -> Outcome:
+        if name not in seen:
+            seen[name], _ = runner.run(load.load(cli.SCENARIOS / f"{name}.yaml"))
+        return seen[name]
+
+    return get
+
+
+# In this order: scenarios with the same guests share one snapshot.
+@pytest.mark.parametrize(
+    "name", ["demo", "control-cpu", "quiet", "swapped", "no-agent", "admin-limits", "pvh-systemd"]
+)
+def test_scenario_comes_true(outcome_of: Callable[[str], Outcome], name: str) -> None:
+    assert outcome_of(name).failures == []
+
+
+def test_bystander_has_what_it_has_beside_a_busy_neighbour(outcome_of: Callable[[str], Outcome]) -> None:
+    attacked, control = outcome_of("demo"), outcome_of("control-cpu")
+    contained, spinning = attacked.moment("mallory.verdict"), control.moment("spin")
+    assert contained is not None
+    assert spinning is not None
+
+    def median(outcome: Outcome, start: float) -> float:
+        speeds = [speed for t_s, speed in outcome.saved["bystander_speed"] if start <= t_s <= start + 15]
+        return statistics.median(speeds)
+
+    assert median(attacked, contained) >= 0.8 * median(control, spinning)
+
+
+def lab(*arguments: str | Path) -> subprocess.Popen[str]:
+    return subprocess.Popen(
+        [sys.executable, "-m", "xenlab.cli", *map(str, arguments)],
+        env={**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+
+
+def left_behind() -> dict[str, list[str]]:
+    """What a lab could leave: QEMU processes, runs, half-done builds, mounts, loop devices."""
+    cache = store.cache_dir()
+    processes = []
+    for path in Path("/proc").glob("[0-9]*/cwd"):
+        try:
+            target = str(path.readlink())
+        except OSError:
+            continue
+        if target.startswith(str(cache / "runs")):
+            processes.append(target)
+    return {
+        "processes": processes,
+        "runs": sorted(p.name for p in (cache / "runs").glob("*")),
+        "half-done": sorted(p.name for p in cache.glob(".new-*")),
+        "mounts": sorted(Path("/proc/mounts").read_text().splitlines()),
+        "loops": sorted(p.name for p in Path("/sys/block").glob("loop*/backing_file")),
+    }
+
+
+def test_what_fails_is_told_and_the_exit_status_says_so(tmp_path: Path) -> None:
+    scenario = tmp_path / "bare.yaml"
+    steps = [
+        "  - {in: one, run: 'echo here; exit 7'}",
+        "  - {in: one, run: 'echo $ONE_IP $(hostname)', expect_output: '^10.0.0.10 one$'}",
+        "  - {in: one, run: sleep 30, timeout: 1}",
+        "  - {name: ticks, in: one, run: 'while :; do echo 4; sleep 0.2; done', background: true,",
+        "     save_as: ticks}",
+        "  - {in: one, until: test -e /run/flag, timeout: 20, after: 1}",
+        "  - stop: ticks",
+        "expect:",
+        "  figures:",
+        "    - {left: {of: ticks, take: count}, is: '>=', right: 3}",
+        "    - {left: {of: ticks, take: median}, is: '==', right: 5}",
+    ]
+    steps.insert(3, "  - {in: one, run: 'sleep 2; touch /run/flag'}")
+    scenario.write_text(BARE + "\n".join(steps) + "\n")
+    before = left_behind()
+    process = lab("run", scenario, "--json", tmp_path / "r.json", "--junit", tmp_path / "r.xml")
+    printed, said = process.communicate(timeout=900)
+    assert process.returncode == 1, said
+    result = json.loads((tmp_path / "r.json").read_text())
+    assert result["passed"] is False
+    exit7, slow, median = result["failures"]
+    assert "ended with status 7, expected 0; it said: here" in exit7
+    assert "did not end within 1 s" in slow
+    assert median == "median of ticks: 4 is not == 5"
+    assert f"{scenario.stem}: FAILED" in printed
+    assert (tmp_path / "r.xml").exists()
+    assert result["host"]["xen_version"].startswith("4.17")
+    assert result["guests"]["one"]["verdict"] is None
+    assert left_behind() == before
+
+
+@pytest.mark.parametrize("moment", ["setup", "boot", "steps"])
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL], ids=lambda n: n.name)
+def test_an_interrupted_lab_leaves_nothing(tmp_path: Path, moment: str, number: signal.Signals) -> None:
+    scenario = tmp_path / "long.yaml"
+    # Another name for each boot that is to be interrupted: no snapshot fits.
+    name = f"g{number.value}" if moment == "boot" else "one"
+    scenario.write_text(BARE.replace("one", name) + f"  - {{in: {name}, run: sleep 300, timeout: 400}}\n")
+    before = left_behind()
+    process = lab("run", scenario)
+    assert process.stderr is not None
+    for line in process.stderr:
+        if {"setup": "scenario", "boot": "booting Xen", "steps": "sleep 300"}[moment] in line:
+            break
+    time.sleep(1)
+    process.send_signal(number)
+    assert process.wait(60) != 0
+    if number == signal.SIGKILL:
+        # Nobody was left to clean up; QEMU died with the lab, and the next run takes away the files.
+        time.sleep(1)
+        assert left_behind()["processes"] == before["processes"]
+        qemu.Run().close()
+        store.build("nothing", "x", lambda _: None, keep=0)
+    assert left_behind() == before
