@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from xenwarden_host.hsem import state
 from xenwarden_host.hsem.machine import Machine
-from xenwarden_host.hsem.masks import masked
+from xenwarden_host.hsem.masks import STARVING, masked
 from xenwarden_host.hsem.neighbourhood import Host
 from xenwarden_host.hsem.rules import compile_rules
 from xenwarden_host.hsem.sight import Sight
@@ -17,8 +17,6 @@ from xenwarden_host.records import (
     Action,
     AgentState,
     Level,
-    LimitKey,
-    LimitKind,
     OrderLevel,
     SetLimit,
     VmState,
@@ -32,7 +30,6 @@ if TYPE_CHECKING:
     from xenwarden_host.records import Snapshot, VmView
 
 _NOTHING: frozenset[str] = frozenset()
-_CAP = LimitKey(LimitKind.CAP)
 
 
 class Hsem:
@@ -197,7 +194,7 @@ class Hsem:
             masked=masks,
             traffic=vm.traffic,
             limits={key: value for key, value in vm.limits.items() if key in view.held} if vm.limits else {},
-            starved=_CAP in vm.masked_until,
+            starved=any(key.kind in STARVING for key in vm.masked_until),
             settled=view.known_s >= self._policy.agent.settle_s,
             agent_may_be_late=self._may_be_late(view),
             host=host,

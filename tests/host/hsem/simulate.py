@@ -91,6 +91,7 @@ class SimVm:
     report_s: float | None = None
     answer: Answer | None = None
     limits: dict[LimitKey, int] = field(default_factory=dict)
+    by_operator: frozenset[LimitKey] = frozenset()  # in force beside HSEM's
     born_s: float = 0.0
     silent_from_s: float = 1e9
     starved_s: int = 0  # the agent gets to run only every so many seconds
@@ -281,7 +282,7 @@ class Host:
             uuid=vm.uuid, domid=vm.domid, name=vm.name, vm_type=vm.vm_type, vcpus=vm.vcpus,
             known_s=self.now_s - vm.born_s, paused=vm.paused, hrem={} if vm.vm_type is VmType.DOM0 else hrem,
             agent=agent, report=vm.report, report_is_new=fresh, report_age_s=age_s, answer=vm.answer,
-            held=frozenset(vm.limits),
+            held=frozenset(vm.limits) | vm.by_operator,
         )  # fmt: skip
 
 

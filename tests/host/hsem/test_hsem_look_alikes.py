@@ -11,7 +11,7 @@ from simulate import SYN, Flood, Host, SimVm
 
 from xenwarden_host.policy.load import defaults
 from xenwarden_host.policy.model import VmEntry
-from xenwarden_host.records import Level, SetLimit, Transition, Verdict, VmState
+from xenwarden_host.records import Level, LimitKey, SetLimit, Transition, Verdict, VmState
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -274,3 +274,31 @@ def test_late_and_uneven_ticks_change_no_verdict() -> None:
         assert host.verdict("m") is Verdict.ATTACKER
         assert host.verdict("v") is Verdict.VICTIM
         assert not host.limited("v") + host.limited("b")
+
+
+@pytest.mark.parametrize(
+    "key", ["cap", "vif-rate", "vif-in", "vbd-io", "weight", "memory", "vcpus", "vif-pps/udp"]
+)
+def test_limits_of_an_operator_are_no_evidence_and_no_obstacle(key: str) -> None:
+    """A limited VM shows steal, pressure, drops and late reports: the limit's doing."""
+
+    def strained(_t: float) -> dict[str, float]:
+        return {
+            "steal_pct": 80.0,
+            "psi_cpu_pct": 80.0,
+            "psi_io_pct": 70.0,
+            "tcp_fail_ps": 5.0,
+            "vcpu_pct": 25.0,
+        }
+
+    flood = Flood("m", "v", "syn", 500, 60, answered=0.9)
+    host = Host(
+        SimVm("m", script=strained), SimVm("v", script=strained), SimVm("x", script=strained), floods=(flood,)
+    )
+    for vm in host.vms.values():
+        vm.by_operator = frozenset((LimitKey.parse(key),))
+    host.run(55)
+    assert not any(host.actions(name) for name in host.vms)
+    host.run(60)
+    assert host.verdict("m") is Verdict.ATTACKER
+    assert host.verdict("v") is Verdict.VICTIM
