@@ -4,7 +4,7 @@
     .venv/bin/python ci/fuzz/channel.py [SECONDS]     needs atheris (pip install atheris)
 
 New inputs go to `.cache/fuzz/channel`; a crash, a hang of 5 s or growth beyond 512 MB ends it with the
-input beside them. `ci/fuzz/corpus/channel` holds the few inputs that cover what is known; the tests
+input beside them. `tests/channel/fuzz_corpus` holds the few inputs that cover what is known; the tests
 replay them. To renew it:
 
     .venv/bin/python ci/fuzz/channel.py merge
@@ -17,7 +17,7 @@ import sys
 from pathlib import Path
 
 ROOT = Path(__file__).parents[2]
-CORPUS = ROOT / "ci" / "fuzz" / "corpus" / "channel"
+CORPUS = ROOT / "tests" / "channel" / "fuzz_corpus"
 WORK = ROOT / ".cache" / "fuzz" / "channel"
 MAX_INPUT = 4400  # a little more than one packet
 
@@ -105,7 +105,7 @@ def main() -> None:
         arguments = [
             *common,
             f"-max_total_time={int(word)}",
-            f"-dict={CORPUS.parent / 'channel.dict'}",
+            f"-dict={ROOT / 'ci' / 'fuzz' / 'channel.dict'}",
             f"-artifact_prefix={WORK}/",
             str(WORK),
             str(CORPUS),
