@@ -22,7 +22,7 @@ from xenwarden_channel.errors import StoreError
 from xenwarden_host.errors import DomainGoneError, HypervisorError, LimitError, XenwardenError
 from xenwarden_host.limits.book import PRECEDENCE, Book
 from xenwarden_host.limits.cap import Cap
-from xenwarden_host.limits.journal import NO_DOMID, Want
+from xenwarden_host.limits.journal import NO_DOMID, Want, rank_of
 from xenwarden_host.limits.memory import Memory
 from xenwarden_host.limits.pause import Pause
 from xenwarden_host.limits.place import Place, Whose, intend, judge
@@ -116,7 +116,7 @@ class LimitEngine:
         Raises:
             LimitError: the value is no limit, or the kind or owner is unknown.
         """
-        if key not in self._kinds or owner.partition(":")[0] not in PRECEDENCE:
+        if key not in self._kinds or rank_of(owner) not in PRECEDENCE:
             raise LimitError(f"there is no limit {key} of {owner}", LimitState.UNSUPPORTED)
         if value <= 0:
             raise LimitError(f"{key} {value} is no limit: lift it instead", LimitState.UNSUPPORTED)
@@ -133,17 +133,26 @@ class LimitEngine:
 
     def lift(self, uuid: str, key: LimitKey, owner: str) -> None:
         """Take back what `owner`'s rank decided; nothing happens where there is none."""
-        old = self._book.wants.get((uuid, key), {}).get(owner.partition(":")[0])
-        if old is not None:
-            self._book.drop(old)
-            self._book.flush()
-            _log.info("event=limit-unwanted uuid=%s key=%s was=%d by=%s", uuid, key, old.value, owner)
+        want = self._book.wants.get((uuid, key), {}).get(rank_of(owner))
+        self._take_back([want] if want else [], owner)
 
     def lift_all(self, uuid: str | None, owner: str | None = None) -> None:
         """Take back everything: of one VM or of all (None), of one owner's rank or of all (None)."""
-        for want in self._book.all_wants():
-            if uuid in (None, want.uuid) and owner in (None, want.owner, want.rank):
-                self.lift(want.uuid, want.key, want.owner)
+        wants = [
+            want
+            for want in self._book.all_wants()
+            if uuid in (None, want.uuid) and (owner is None or want.rank == rank_of(owner))
+        ]
+        self._take_back(wants, owner or "everybody")
+
+    def _take_back(self, wants: list[Want], by: str) -> None:
+        for want in wants:
+            self._book.drop(want)
+            _log.info(
+                "event=limit-unwanted uuid=%s key=%s was=%d owner=%s by=%s",
+                *(want.uuid, want.key, want.value, want.owner, by),
+            )
+        self._book.flush()
 
     # --- what stands ---
 
@@ -203,10 +212,10 @@ class LimitEngine:
 
     def _expire(self) -> None:
         now = self._clock.unix()
-        for want in self._book.all_wants():
-            if want.expires_unix_s is not None and want.expires_unix_s <= now:
-                _log.info("event=limit-expired uuid=%s key=%s owner=%s", want.uuid, want.key, want.owner)
-                self.lift(want.uuid, want.key, want.owner)
+        lapsed = [
+            w for w in self._book.all_wants() if w.expires_unix_s is not None and w.expires_unix_s <= now
+        ]
+        self._take_back(lapsed, "its time to live")
 
     def _due(self, running: Mapping[str, DomainInfo]) -> list[Id]:
         """Return what is wanted, what is still to be taken back, and what a new domain may carry along."""

@@ -46,6 +46,11 @@ class JournalError(XenwardenError):
     """The journal could not be opened, read or written: no limit is set that it does not hold."""
 
 
+def rank_of(owner: str) -> str:
+    """Return whose word an owner's is: `operator` of `operator:root`."""
+    return owner.partition(":")[0]
+
+
 @dataclass(frozen=True, slots=True)
 class Want:
     """A limit that somebody decided. One stands per VM, key and rank (`owner` up to its colon)."""
@@ -61,7 +66,7 @@ class Want:
     @property
     def rank(self) -> str:
         """Whose word this is: `operator`, `hsem`."""
-        return self.owner.partition(":")[0]
+        return rank_of(self.owner)
 
     @property
     def id(self) -> tuple[str, LimitKey, str]:
