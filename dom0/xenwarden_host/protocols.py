@@ -84,6 +84,9 @@ class VifControl(Protocol):
     def set_police(self, domid: int, wanted: Mapping[int, Mapping[PacketClass, int]]) -> None:
         """Make `wanted` the packet limits of ours on the vifs named; empty removes all trace of them."""
 
+    def police_drops(self) -> dict[int, int]:
+        """Return by domid how many packets its limits dropped since they were set, in one pass for all."""
+
     def inbound(self, domid: int) -> dict[int, int | None]:
         """Return the bits per second that may reach the guest by each vif, None where there is no limit."""
 
