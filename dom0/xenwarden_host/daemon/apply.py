@@ -101,8 +101,8 @@ class Applier:
         self._wanted[key] = (action.value, action.why)
         if self.killed or self._dry_run:
             why_not = "the kill switch is on" if self.killed else "dry run"
-            what, value = words.subject(action.key), words.amount(action.key, action.value)
-            text = f"{what} by {name} would be limited to {value}, but {why_not}: {action.why}"
+            what, value = words.subject(action.key, name), words.amount(action.key, action.value)
+            text = f"{what} would be limited to {value}, but {why_not}: {action.why}"
             self._record("limit-withheld", action.uuid, name, text, kind=str(action.key), value=action.value)
         else:
             self._engine.want(action.uuid, action.key, action.value, audit.HSEM, action.why)

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from xenwarden_host.policy.model import Policy
-    from xenwarden_host.protocols import Clock, Hypervisor, Store, VifControl
+    from xenwarden_host.protocols import Clock, Hypervisor, Store, VbdControl, VifControl
 
 
 def build_warden(
@@ -28,6 +28,7 @@ def build_warden(
     hypervisor: Hypervisor,
     store: Store,
     vifs: VifControl,
+    vbds: VbdControl | None,
     clock: Clock,
     policy: Policy,
     state_dir: Path,
@@ -52,7 +53,8 @@ def build_warden(
         history=history,
         hrem=Hrem(sys_root),
         hsem=Hsem(policy, history),
-        engine=LimitEngine(hypervisor, vifs, journal, clock),
+        engine=LimitEngine(hypervisor, vifs, journal, clock, vbds),
+        vifs=vifs,
         journal=journal,
         database=database,
         audit_log=Audit(database, clock),

@@ -22,7 +22,7 @@ from xenwarden_host.errors import XenwardenError
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from xenwarden_host.protocols import Hypervisor, Store, VifControl
+    from xenwarden_host.protocols import Hypervisor, Store, VbdControl, VifControl
 
 log = logging.getLogger("xenwarden")
 
@@ -80,6 +80,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _run(options: argparse.Namespace) -> int:
     from xenwarden_channel.client import StoreClient  # noqa: PLC0415  --help and --version run anywhere
     from xenwarden_host.libxl.xenlight import Xenlight  # noqa: PLC0415  likewise: it needs the compiled binding
+    from xenwarden_host.limits.vbd import DomainVbds  # noqa: PLC0415  likewise
     from xenwarden_host.limits.vif import DomainVifs  # noqa: PLC0415  likewise
 
     if not _PRIVCMD.exists():
@@ -91,7 +92,8 @@ def _run(options: argparse.Namespace) -> int:
     try:
         hypervisor = Xenlight(store)
         try:
-            serve(options, hypervisor=hypervisor, store=store, vifs=DomainVifs(store))
+            vbds = DomainVbds(store)
+            serve(options, hypervisor=hypervisor, store=store, vifs=DomainVifs(store), vbds=vbds)
         finally:
             hypervisor.close()
     finally:
@@ -111,12 +113,20 @@ def take_instance(options: argparse.Namespace) -> int:
     return _lock(options.run_dir / "xenwardend.lock")
 
 
-def serve(options: argparse.Namespace, *, hypervisor: Hypervisor, store: Store, vifs: VifControl) -> None:
+def serve(
+    options: argparse.Namespace,
+    *,
+    hypervisor: Hypervisor,
+    store: Store,
+    vifs: VifControl,
+    vbds: VbdControl | None,
+) -> None:
     """Run the daemon on this hypervisor, store and vifs until a signal stops it."""
     service = Service(
         hypervisor=hypervisor,
         store=store,
         vifs=vifs,
+        vbds=vbds,
         clock=SystemClock(),
         config=options.config,
         default_config=CONFIG,

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from types import TracebackType
 
     from xenwarden_host.policy.model import Policy
-    from xenwarden_host.protocols import Clock, Hypervisor, Store, VifControl
+    from xenwarden_host.protocols import Clock, Hypervisor, Store, VbdControl, VifControl
 
 log = logging.getLogger("xenwarden")
 
@@ -49,6 +49,7 @@ class Service:
         hypervisor: Hypervisor,
         store: Store,
         vifs: VifControl,
+        vbds: VbdControl | None,
         clock: Clock,
         config: Path | None,
         default_config: Path,
@@ -68,6 +69,7 @@ class Service:
             hypervisor=hypervisor,
             store=store,
             vifs=vifs,
+            vbds=vbds,
             clock=clock,
             policy=policy,
             state_dir=state_dir,

@@ -14,7 +14,8 @@ from xenwarden_host.daemon import views
 from xenwarden_host.daemon.apply import Applier
 from xenwarden_host.daemon.ledger import Ledger
 from xenwarden_host.database import DatabaseError
-from xenwarden_host.records import AgentState, Level, Snapshot, VmState
+from xenwarden_host.errors import LimitError
+from xenwarden_host.records import AgentState, Level, LimitKind, Snapshot, VmState
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -29,7 +30,7 @@ if TYPE_CHECKING:
     from xenwarden_host.limits.engine import LimitEngine
     from xenwarden_host.limits.journal import Journal
     from xenwarden_host.policy.model import Policy
-    from xenwarden_host.protocols import Clock
+    from xenwarden_host.protocols import Clock, VifControl
     from xenwarden_host.records import DomainInfo, VmView
 
 log = logging.getLogger("xenwarden")
@@ -53,6 +54,7 @@ class Warden:
         hrem: Hrem,
         hsem: Hsem,
         engine: LimitEngine,
+        vifs: VifControl,
         journal: Journal,
         database: Database,
         audit_log: Audit,
@@ -66,6 +68,7 @@ class Warden:
         self.hsem = hsem
         self.engine = engine
         self.database = database
+        self._vifs = vifs
         self._journal = journal
         self.audit = audit_log
         self.kill_switch = kill_switch
@@ -173,7 +176,24 @@ class Warden:
         )
 
     def _collect(self, now_s: float, vms: Mapping[str, Guest]) -> None:
-        self.signals = self.hrem.collect([guest.info for guest in vms.values()], now_s)
+        infos = [guest.info for guest in vms.values()]
+        self.signals = self.hrem.collect(infos, now_s, self._police_drops(infos))
+
+    def _police_drops(self, infos: Sequence[DomainInfo]) -> dict[str, int]:
+        """Return by UUID what packet limits dropped; asked only while there is such a limit."""
+        limited = [
+            info
+            for info in infos
+            if any(key.kind is LimitKind.VIF_PPS for key in self.engine.held(info.uuid))
+        ]
+        if not limited:
+            return {}
+        try:
+            drops = self._vifs.police_drops()
+        except LimitError:
+            self.errors["police-drops"] += 1
+            return {}
+        return {info.uuid: drops[info.domid] for info in limited if info.domid in drops}
 
     def _decide(self, now_s: float, vms: dict[str, Guest]) -> None:
         snapshot = self._snapshot(now_s, vms)

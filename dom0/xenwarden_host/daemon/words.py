@@ -17,34 +17,58 @@ _PACKETS = {
 }
 
 
+_SUBJECTS = {
+    LimitKind.CAP: "CPU of",
+    LimitKind.VIF_RATE: "network traffic sent by",
+    LimitKind.VIF_IN: "network traffic to",
+    LimitKind.VBD_IO: "disk traffic of",
+    LimitKind.WEIGHT: "scheduler weight of",
+    LimitKind.PAUSE: "running of",
+    LimitKind.MEMORY: "memory of",
+    LimitKind.VCPUS: "vCPUs of",
+}
+
+
 def amount(key: LimitKey, value: int) -> str:
     """Return a limit's value with its unit, as `10 Mbit/s`."""
-    if key.kind is LimitKind.CAP:
-        return f"{value} % of one CPU"
-    if key.kind is LimitKind.VIF_RATE:
-        for unit, size in (("Gbit/s", 10**9), ("Mbit/s", 10**6), ("kbit/s", 10**3)):
-            if value >= size:
-                return f"{value / size:.4g} {unit}"
-        return f"{value} bit/s"
-    return f"{value} per second"
+    match key.kind:
+        case LimitKind.CAP:
+            return f"{value} % of one CPU"
+        case LimitKind.VIF_RATE | LimitKind.VIF_IN:
+            return _scaled(value, "bit/s")
+        case LimitKind.VIF_PPS:
+            return f"{value} per second"
+        case LimitKind.VBD_IO:
+            return _scaled(value, "byte/s")
+        case LimitKind.MEMORY:
+            return f"{value} kB"
+        case LimitKind.PAUSE:
+            return "none at all"
+        case LimitKind.WEIGHT | LimitKind.VCPUS:
+            return str(value)
 
 
-def subject(key: LimitKey) -> str:
-    """Return what a limit acts on, as `TCP SYN packets sent`."""
-    if key.kind is LimitKind.CAP:
-        return "CPU"
-    if key.kind is LimitKind.VIF_RATE:
-        return "network traffic sent"
-    return f"{_PACKETS[key.match]} sent" if key.match else "packets sent"
+def subject(key: LimitKey, name: str) -> str:
+    """Return what of the VM a limit acts on, as `TCP SYN packets sent by web1`."""
+    if key.kind is LimitKind.VIF_PPS:
+        return f"{_PACKETS[key.match] if key.match else 'packets'} sent by {name}"
+    return f"{_SUBJECTS[key.kind]} {name}"
+
+
+def _scaled(value: int, unit: str) -> str:
+    for prefix, size in (("G", 10**9), ("M", 10**6), ("k", 10**3)):
+        if value >= size:
+            return f"{value / size:.4g} {prefix}{unit}"
+    return f"{value} {unit}"
 
 
 def limit_change(status: LimitStatus, name: str) -> str:
     """Return the sentence for a limit that was set, lifted or refused."""
-    what = subject(status.key)
+    what = subject(status.key, name)
     before = f"before: {status.original}" if status.original is not None else "before: no limit"
     if status.state is LimitState.SET:
-        return f"{what} by {name} limited to {amount(status.key, status.value)} ({before})"
+        return f"{what} limited to {amount(status.key, status.value)} ({before})"
     if status.state is LimitState.LIFTED:
         there = status.original if status.original is not None else "no limit"
-        return f"{what} by {name} no longer limited (again: {there})"
-    return f"{what} by {name} not limited: {status.detail or status.state}"
+        return f"{what} no longer limited (again: {there})"
+    return f"{what} not limited: {status.detail or status.state}"

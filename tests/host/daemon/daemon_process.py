@@ -30,7 +30,7 @@ def run() -> int:
         vifs.add(domid)
     lock = daemon.take_instance(options)
     store = StoreClient(socket_path, daemon.STORE_DEADLINE_S)
-    daemon.serve(options, hypervisor=hypervisor, store=store, vifs=vifs)
+    daemon.serve(options, hypervisor=hypervisor, store=store, vifs=vifs, vbds=None)
     store.close()
     os.close(lock)
     return 0

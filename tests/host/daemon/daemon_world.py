@@ -165,6 +165,7 @@ class World:
             hypervisor=self.hypervisor,
             store=self.store,
             vifs=self.vifs,
+            vbds=None,
             clock=self.clock,
             config=None,
             default_config=self.config,
@@ -214,7 +215,16 @@ class World:
             self.service.step(0)
 
     def _count(self, guest: Guest) -> None:
-        """Advance dom0's counters of the guest's vif; tx of the device is what the guest receives."""
+        """Advance dom0's counters of the guest's vif; tx of the device is what the guest receives.
+
+        All that the guest sends is of a class that packet limits act on.
+        """
+        limits = self.vifs.vifs[guest.domid][0].police
+        if limits:
+            over = max(0.0, guest.vif.get("rx_packets", 0.0) - sum(limits.values()))
+            self.vifs.drops[guest.domid] = self.vifs.drops.get(guest.domid, 0) + int(over * STEP_S)
+        else:
+            self.vifs.drops.pop(guest.domid, None)
         statistics = self.sys_root / f"class/net/vif{guest.domid}.0/statistics"
         if not guest.counters:
             statistics.mkdir(parents=True, exist_ok=True)

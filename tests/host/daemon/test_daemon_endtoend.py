@@ -103,6 +103,33 @@ def test_flood_is_limited_judged_contained_and_released(world: World) -> None:
     assert as_found(world, mallory)
 
 
+def test_attacker_without_an_agent_is_convicted_by_what_its_limit_drops(world: World) -> None:
+    mallory, victim = (
+        world.start("mallory", agent=False, cap=80, rate=RATE),
+        world.start("victim", agent=False),
+    )
+    world.run(seconds=30)
+    mallory.vif.update(rx_packets=5000, rx_bytes=300_000)
+    victim.vif.update(tx_packets=5000, tx_bytes=300_000)
+    world.run(seconds=30)
+    shown = world.show(mallory)
+    assert (shown["verdict"], shown["agent"]) == ("attacker", None)
+    assert shown["signals"]["vif_police_drop_pps"]["value"] > 1000
+    assert world.show(victim)["verdict"] != "attacker"
+    calm(mallory, victim)
+    world.run(seconds=120)
+    assert as_found(world, mallory)
+
+
+def test_kernel_that_tells_no_drops_is_counted_and_survived(world: World) -> None:
+    mallory, victim, _bystander = start_three(world)
+    world.vifs.refuse.add("police_drops")
+    flood(mallory, victim)
+    world.run(seconds=30)
+    assert world.show(mallory)["verdict"] == "attacker"
+    assert world.xenwarden("list")["daemon"]["errors"]["police-drops"] > 0
+
+
 def test_limit_comes_with_the_report_and_does_not_wait_for_the_timer(world: World) -> None:
     mallory, victim, _bystander = start_three(world)
     ticks = world.service.warden.ticks
