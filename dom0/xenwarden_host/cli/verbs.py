@@ -80,9 +80,12 @@ GLOBAL_OPTIONS = (
     Option(("--socket",), "Use the control socket PATH.", metavar="PATH"),
 )
 
+_KINDS = "cap, weight, vif-rate, vif-in, vif-pps/CLASS, vbd-io, memory, vcpus or pause"
+_UNITS = "cap: percent of one CPU; vif: bit/s or packets per second; vbd: byte/s; memory: kB"
+
 _LIMIT_NOW = (
-    ("kind", "cap, vif-rate or vif-pps/CLASS"),
-    ("value", "percent of one CPU, bit/s or packets per second"),
+    ("kind", _KINDS),
+    ("value", _UNITS),
     ("original", "what was there before, as it will be put back; null: nothing"),
     ("state", "pending, set, unsupported, failed, no-target or protected, after reading back"),
     ("owner", "hsem, or operator:NAME"),
@@ -183,8 +186,8 @@ VERBS = (
             ("limits", "limits set since the daemon started, lifted ones too"),
             ("limits[].t_mono_s", "when, dom0's CLOCK_MONOTONIC"),
             ("limits[].unix_s", "when"),
-            ("limits[].kind", "cap, vif-rate or vif-pps/CLASS"),
-            ("limits[].value", "percent of one CPU, bit/s or packets per second"),
+            ("limits[].kind", _KINDS),
+            ("limits[].value", _UNITS),
             ("limits[].original", "what was there before; null: nothing"),
             ("limits_now", "limits wanted now"),
             *((f"limits_now[].{name}", meaning) for name, meaning in _LIMIT_NOW),

@@ -23,10 +23,11 @@ _SUBJECTS = {
     LimitKind.VIF_IN: "network traffic to",
     LimitKind.VBD_IO: "disk traffic of",
     LimitKind.WEIGHT: "scheduler weight of",
-    LimitKind.PAUSE: "running of",
     LimitKind.MEMORY: "memory of",
     LimitKind.VCPUS: "vCPUs of",
+    LimitKind.PAUSE: "running of",
 }
+_PAUSED = {LimitState.SET: "paused", LimitState.LIFTED: "runs again"}
 
 
 def amount(key: LimitKey, value: int) -> str:
@@ -43,7 +44,7 @@ def amount(key: LimitKey, value: int) -> str:
         case LimitKind.MEMORY:
             return f"{value} kB"
         case LimitKind.PAUSE:
-            return "none at all"
+            return "nothing"
         case LimitKind.WEIGHT | LimitKind.VCPUS:
             return str(value)
 
@@ -64,6 +65,8 @@ def _scaled(value: int, unit: str) -> str:
 
 def limit_change(status: LimitStatus, name: str) -> str:
     """Return the sentence for a limit that was set, lifted or refused."""
+    if status.key.kind is LimitKind.PAUSE and status.state in _PAUSED:
+        return f"{name} {_PAUSED[status.state]}"
     what = subject(status.key, name)
     before = f"before: {status.original}" if status.original is not None else "before: no limit"
     if status.state is LimitState.SET:
