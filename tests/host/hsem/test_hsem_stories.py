@@ -98,7 +98,9 @@ def test_lying_agent_is_told_of_and_its_vm_judged_by_what_dom0_counts() -> None:
     assert "lying-agent" not in host.alerts("victim") + host.alerts("bystander")
 
 
-@pytest.mark.parametrize(("kind", "key", "pps"), [("udp", UDP, 5000), ("icmp", ICMP, 400)])
+@pytest.mark.parametrize(
+    ("kind", "key", "pps"), [("udp", UDP, 5000), ("udp", UDP, 1200), ("icmp", ICMP, 400)]
+)
 def test_other_floods_limit_their_own_class_only(kind: str, key: LimitKey, pps: float) -> None:
     host = Host(SimVm("m"), SimVm("v"), download(), floods=(Flood("m", "v", kind, pps, 10),)).run(50)
 

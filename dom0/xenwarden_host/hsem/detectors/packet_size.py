@@ -26,7 +26,7 @@ class PacketSize:
         self._pps: str = arguments["pps"]
         self._at_most: float = arguments["at_most_bytes"]
         self.signals = (self._bps, self._pps)
-        self.corruptible = self.signals
+        self.corruptible: tuple[str, ...] = ()  # a limit makes packets fewer, not larger
 
     def check(self, sight: Sight) -> Hit | None:
         """Return the hit where it fires on what is seen now."""
