@@ -82,5 +82,9 @@ class SlowCalls:
             except Exception as problem:
                 with self._lock:
                     self._failed[key] = problem
+                # A context does not reconnect to a xenstored that was restarted: the next call makes another.
+                if context is not None:
+                    context.close()
+                    context = None
         if context is not None:
             context.close()

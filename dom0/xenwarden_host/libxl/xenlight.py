@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 from uuid import UUID
 
-from xenwarden_host.errors import DomainGoneError
+from xenwarden_host.errors import DomainGoneError, HypervisorError
 from xenwarden_host.libxl.context import Context
 from xenwarden_host.libxl.errors import error
 from xenwarden_host.libxl.slow import SlowCalls
@@ -172,10 +172,12 @@ class Xenlight:
 
     def memory_target_kb(self, domid: int) -> int:
         """Return what the domain was last told to balloon to."""
-        out = self._ffi.new("uint64_t *")
-        code = self._lib.libxl_get_memory_target(self._context.ctx, domid, out)
-        self._check_domain("libxl_get_memory_target", code, domid)
-        return int(out[0])
+        # libxl would read this node too, on a connection that does not outlive a restart of xenstored.
+        target = _number(self._store.read_many([f"/local/domain/{domid}/memory/target"])[0])
+        if target is None:
+            with self._info(domid):
+                raise HypervisorError(f"domain {domid} has no memory target yet", "ERROR_NOT_READY")
+        return target
 
     def set_memory_target(self, domid: int, target_kb: int) -> None:
         """Tell the domain to balloon to this, and let it have no more, as `xl mem-set` does. Begun."""

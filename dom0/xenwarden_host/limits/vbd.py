@@ -57,10 +57,16 @@ class DomainVbds:
         disks = self._disks(domid)
         if disks and not (self._cgroups / "cgroup.controllers").exists():
             raise LimitError(f"no cgroup v2 at {self._cgroups}", LimitState.UNSUPPORTED)
+        # Without a group there is no limit, and no need to look at every thread of dom0.
+        threads = self._threads(domid, disks) if self._group(domid).exists() else {}
+        return self._standing(domid, disks, threads)
+
+    def _standing(
+        self, domid: int, disks: Mapping[int, tuple[str, str]], threads: Mapping[int, set[str]]
+    ) -> dict[int, int | None]:
         group = self._group(domid)
         inside = set(_lines(group / "cgroup.procs"))
         bytes_of = _io_max(_lines(group / "io.max"))
-        threads = self._threads(domid, disks) if inside else {}
         return {
             devid: bytes_of.get(device) if threads.get(devid) and threads[devid] <= inside else None
             for devid, (device, _name) in disks.items()
@@ -71,7 +77,7 @@ class DomainVbds:
         disks = self._disks(domid)
         threads = self._threads(domid, disks)
         group = self._group(domid)
-        standing = {**self.limits(domid), **wanted}
+        standing = {**self._standing(domid, disks, threads), **wanted}
         try:
             if any(limit is not None for limit in wanted.values()):
                 if "io" not in (self._cgroups / "cgroup.subtree_control").read_text().split():
@@ -124,12 +130,13 @@ class DomainVbds:
         for comm in self._proc.glob("[0-9]*/comm"):
             try:
                 thread = comm.read_text(errors="replace").rstrip("\n")
-                kernel = not (comm.parent / "cmdline").read_bytes()
+                of = [devid for devid, start in starts.items() if thread.startswith(start)]
+                if of and (comm.parent / "cmdline").read_bytes():
+                    continue  # a process that calls itself so
             except OSError:  # ended meanwhile
                 continue
-            for devid, start in starts.items():
-                if kernel and thread.startswith(start):
-                    found.setdefault(devid, set()).add(comm.parent.name)
+            for devid in of:
+                found.setdefault(devid, set()).add(comm.parent.name)
         return found
 
     def _group(self, domid: int) -> Path:

@@ -206,13 +206,6 @@ int libxl_domain_unpause(libxl_ctx *ctx, uint32_t domid, const libxl_asyncop_how
     return how ? ERROR_INVAL : rc;
 }
 
-int libxl_get_memory_target(libxl_ctx *ctx, uint32_t domid, uint64_t *out)
-{
-    (void)ctx, (void)domid;
-    *out = fake_target;
-    return fake_get_error;
-}
-
 int libxl_set_memory_target(libxl_ctx *ctx, uint32_t domid, int64_t kb, int relative, int enforce)
 {
     (void)domid;

@@ -199,9 +199,11 @@ assert (value("fake_pauses").value, xen.paused(5), xen.paused(10)) == (1, False,
 xen.unpause(5)
 assert value("fake_pauses").value == 0
 assert value("fake_slow_context_differs").value == 1
+store.write("/local/domain/5/memory/target", b"262144")
 assert xen.memory_target_kb(5) == 1 << 18
+assert fails(lambda: xen.memory_target_kb(10), HypervisorError).code == "ERROR_NOT_READY"
 xen.set_memory_target(5, 1000)
-assert xen.memory_target_kb(5) == 1000
+assert value("fake_target").value == 1000
 for n, word in enumerate((b"online", b"online", b"offline")):
     store.write(f"/local/domain/5/cpu/{n}/availability", word)
 assert xen.vcpus_available(5) == 2
@@ -227,6 +229,21 @@ while True:  # the same again raises what the first came to
     except HypervisorError as problem: late = problem; break
 assert late.code == "ERROR_TIMEDOUT"
 value("fake_slow_ms").value = 0
+""",
+    )
+
+
+def test_after_a_failure_slow_calls_get_a_new_context(fake_folder: Path) -> None:
+    on_fake(
+        fake_folder,
+        """
+opened = value("fake_contexts").value
+value("fake_slow_error").value = -3
+fails(lambda: xen.set_memory_target(5, 1), HypervisorError)
+assert value("fake_contexts").value == opened, "the broken context is closed"
+value("fake_slow_error").value = 0
+xen.set_memory_target(5, 1000)
+assert value("fake_target").value == 1000
 """,
     )
 
