@@ -23,7 +23,7 @@ from xenwarden_host.errors import LimitError
 from xenwarden_host.records import LimitState, PacketClass
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Mapping
 
 # Before the preferences that people use (100) and that the kernel gives by itself (49152), since a
 # filter that ends classification would hide the packet from later ones.
@@ -50,8 +50,6 @@ _IN_NUMBER = 8  # of its police action within the domain's; packet classes count
 _IN_BURST_S = 0.05
 _IN_MIN_BURST = 128 << 10
 _TIMEOUT_S = 10.0
-
-DROPS_QUERY = ["actions list action police"]  # with statistics
 
 _UNSUPPORTED = (
     "TC classifier not found",
@@ -130,33 +128,10 @@ def parse(text: str) -> list[VifFilters]:
         raise ValueError(f"unknown form: {problem!r}") from problem
 
 
-def parse_drops(text: str) -> dict[int, int]:
-    """Return by domid the packets that our police actions of packet classes dropped, from `DROPS_QUERY`.
-
-    Raises:
-        ValueError: the answer is none of `tc`'s.
-    """
-    found: dict[int, int] = {}
-    for line in text.splitlines():
-        for shown in _police_actions(json.loads(line) if line.strip() else []):
-            index = int(shown["index"])
-            number = index & 0xF
-            if index & ~0xF_FFFF == _INDEX and number < len(PacketClass):
-                domid = index >> 4 & 0xFFFF
-                found[domid] = found.get(domid, 0) + int(shown["stats"]["drops"])
-    return found
-
-
-def _police_actions(shown: Any) -> Iterator[Mapping[str, Any]]:
-    """Yield the police actions with statistics, however deep `tc` has put them."""
-    if isinstance(shown, dict):
-        if shown.get("kind") == "police" and "index" in shown and "drops" in shown.get("stats", {}):
-            yield shown
-        for value in shown.values():
-            yield from _police_actions(value)
-    elif isinstance(shown, list):
-        for value in shown:
-            yield from _police_actions(value)
+def limited_domid(index: int) -> int | None:
+    """Return whose packets the police action of this index limits, None where it is not one of ours."""
+    ours = index & ~0xF_FFFF == _INDEX and index & 0xF < len(PacketClass)
+    return index >> 4 & 0xFFFF if ours else None
 
 
 def _device(ingress: list[Any], egress: list[Any], qdiscs: list[Any]) -> VifFilters:
@@ -278,14 +253,14 @@ def _prefs(packet_class: PacketClass) -> tuple[int, ...]:
 _ALL_PREFS = frozenset(pref for packet_class in PacketClass for pref in _prefs(packet_class))
 
 
-def run(lines: list[str], *, json_output: bool = False, statistics: bool = False) -> str:
+def run(lines: list[str], *, json_output: bool = False) -> str:
     """Have one `tc` do all `lines`, in order, stopping at the first that fails; return what it said.
 
     Raises:
         LimitError: state `unsupported` where the kernel or the program has no such thing, `no-target`
             where the vif is gone, else `failed`.
     """
-    argv = ["tc", *(["-j"] if json_output else []), *(["-s"] if statistics else []), "-batch", "-"]
+    argv = ["tc", *(["-j"] if json_output else []), "-batch", "-"]
     try:
         done = subprocess.run(
             argv,

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from xenwarden_channel.errors import NotFoundError
 from xenwarden_host.errors import LimitError
 from xenwarden_host.limits import tc
+from xenwarden_host.limits.drops import police_drops
 from xenwarden_host.records import LimitState
 
 if TYPE_CHECKING:
@@ -36,6 +37,7 @@ class DomainVifs:
         store: XenStore.
         sys_net: where the kernel shows network devices.
         run_tc: what runs `tc`, as `tc.run` does.
+        read_drops: what tells drops by index, as `drops.police_drops` does.
         monotonic: the time, in seconds.
     """
 
@@ -45,11 +47,13 @@ class DomainVifs:
         *,
         sys_net: Path = Path("/sys/class/net"),
         run_tc: Callable[..., str] = tc.run,
+        read_drops: Callable[[], dict[int, int]] = police_drops,
         monotonic: Callable[[], float] = time.monotonic,
     ) -> None:
         self._store = store
         self._sys_net = sys_net
         self._tc = run_tc
+        self._read_drops = read_drops
         self._monotonic = monotonic
         self._seen: dict[int, tuple[float, dict[int, tc.VifFilters]]] = {}  # of the domain read last
 
@@ -110,11 +114,12 @@ class DomainVifs:
 
     def police_drops(self) -> dict[int, int]:
         """Return by domid how many packets its limits dropped since they were set, in one pass for all."""
-        said = self._tc(tc.DROPS_QUERY, json_output=True, statistics=True)
-        try:
-            return tc.parse_drops(said)
-        except ValueError as problem:
-            raise LimitError(f"tc's answer is not understood: {problem}", LimitState.FAILED) from problem
+        found: dict[int, int] = {}
+        for index, drops in self._read_drops().items():
+            domid = tc.limited_domid(index)
+            if domid is not None:
+                found[domid] = found.get(domid, 0) + drops
+        return found
 
     def inbound(self, domid: int) -> dict[int, int | None]:
         """Return the bits per second that may reach the guest by each vif, None where there is no limit."""
