@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING
 
 from xenwarden_channel.errors import StoreError
 from xenwarden_host.errors import DomainGoneError, HypervisorError, LimitError, XenwardenError
+from xenwarden_host.limits import told
 from xenwarden_host.limits.book import PRECEDENCE, Book
 from xenwarden_host.limits.cap import Cap
 from xenwarden_host.limits.journal import NO_DOMID, Want, rank_of
@@ -44,6 +45,10 @@ if TYPE_CHECKING:
     from xenwarden_host.records import DomainInfo
 
 _log = logging.getLogger("xenwarden.limits")
+
+
+# States that do not change by themselves: a kind that is costly to read is not asked at every turn.
+_STANDS = (LimitState.SET, LimitState.UNSUPPORTED)
 
 
 @dataclass(frozen=True, slots=True)
@@ -162,7 +167,7 @@ class LimitEngine:
         for id_ in self._book.wants:
             want = self._book.want(id_)
             if id_ not in known and want is not None:
-                known[id_] = _describe(want, {}, LimitState.PENDING, "not set yet")
+                known[id_] = told.describe(want, {}, LimitState.PENDING, "not set yet")
         return [known[id_] for id_ in sorted(known, key=_order) if uuid in (None, id_[0])]
 
     def held(self, uuid: str) -> frozenset[LimitKey]:
@@ -196,7 +201,10 @@ class LimitEngine:
         # All are written before the first is read back: what limits traffic does not wait for a reading.
         written = [(job, self._write(job, saved=saved)) for job in jobs]
         for job, problem in written:
-            status = self._read_back(job) if problem is None else self._failed(job.id, job.want, problem)
+            if problem is None:
+                status = self._read_back(job)
+            else:
+                status = self._failed(job.id, job.want, problem, job.domain)
             if status is not None:
                 after[job.id] = status
         self._book.forget_surplus()
@@ -237,7 +245,7 @@ class LimitEngine:
         if domain.service or domain.dying or domain.cpu_time_s == 0:
             return self._untouchable(id_, want, domain)
         last = self._last(id_)
-        if want and last and last.state is LimitState.SET and self._is_fresh(id_, kind, domain, want):
+        if want and last and last.state in _STANDS and self._is_fresh(id_, kind, domain, want):
             return replace(last, owner=want.owner, why=want.why, since_unix_s=want.since_unix_s)
         try:
             current = kind.read(domain)
@@ -246,7 +254,7 @@ class LimitEngine:
             originals = {name: place.original for name, place in places.items()}
             target = kind.plan(domain, want.value, originals) if want else originals
         except (LimitError, HypervisorError, StoreError) as problem:
-            return self._failed(id_, want, problem)
+            return self._failed(id_, want, problem, domain)
         places = {name: intend(place, target[name], wanted=bool(want)) for name, place in places.items()}
         for place in places.values():
             self._book.put(place)
@@ -295,10 +303,10 @@ class LimitEngine:
         if wrong and job.kind.counted and job.want is None:
             return self._done(job, "still so by somebody else's word")
         if wrong and job.kind.takes_time:
-            detail = f"asked for {_words(wanted)}, stands at {_words(wrong)}"
+            detail = f"asked for {told.words(wanted)}, stands at {told.words(wrong)}"
             return self._failed(job.id, job.want, LimitError(detail, LimitState.PENDING))
         if wrong:
-            sentence = f"set to {_words(wanted)}, read back as {_words(wrong)}"
+            sentence = f"set to {told.words(wanted)}, read back as {told.words(wrong)}"
             return self._failed(job.id, job.want, LimitError(sentence, LimitState.FAILED))
         if writes:
             _log.info(
@@ -307,8 +315,8 @@ class LimitEngine:
                     "set" if job.want else "lifted",
                     *job.id,
                     job.domain.domid,
-                    _words(job.current),
-                    _words(wanted),
+                    told.words(job.current),
+                    told.words(wanted),
                 ),
             )
         return self._done(job)
@@ -321,11 +329,11 @@ class LimitEngine:
             return self._lifted(job.id, job.places, detail)
         for place in job.places.values():
             self._book.put(replace(place, applied=place.intended))
-        self._checked[job.id] = (job.domain.domid, job.want.value, self._clock.monotonic())
+        self._note_checked(job.id, job.want, job.domain)
         stricter = all(place.intended == place.original for place in job.places.values())
         if stricter:
             detail = "what was there before is the stricter and stays"
-        return _describe(job.want, job.places, LimitState.SET, detail)
+        return told.describe(job.want, job.places, LimitState.SET, detail)
 
     # --- where there is nothing to do, or it cannot be done ---
 
@@ -334,7 +342,7 @@ class LimitEngine:
         self._checked.pop(id_, None)
         places = self._book.known(id_)
         if want is not None:
-            return _describe(want, places, LimitState.NO_TARGET, "the VM does not run")
+            return told.describe(want, places, LimitState.NO_TARGET, "the VM does not run")
         active = {name: place for name, place in places.items() if place.active}
         for place in active.values():
             self._release(kind, replace(place, domid=NO_DOMID))
@@ -346,12 +354,12 @@ class LimitEngine:
             return None
         places = self._book.known(id_)
         if domain.service:
-            return _describe(want, places, LimitState.PROTECTED, f"{domain.name} serves other VMs")
+            return told.describe(want, places, LimitState.PROTECTED, f"{domain.name} serves other VMs")
         if domain.dying:
             # It may only be suspended, for a migration that fails or for a checkpoint, and come back.
-            return _describe(want, places, LimitState.NO_TARGET, "the domain is shut down")
+            return told.describe(want, places, LimitState.NO_TARGET, "the domain is shut down")
         # Its builder sets scheduler parameters late: what stands there now is nobody's word.
-        return _describe(want, places, LimitState.PENDING, "the domain has not run yet")
+        return told.describe(want, places, LimitState.PENDING, "the domain has not run yet")
 
     def _close_lost(self, id_: Id, kind: Kind, seen: Mapping[str, Place], want: Want | None) -> None:
         """End the limit at places that are no more, such as an unplugged vif; a wanted one waits for it."""
@@ -366,7 +374,13 @@ class LimitEngine:
         else:
             self._book.drop(place)
 
-    def _failed(self, id_: Id, want: Want | None, problem: XenwardenError | StoreError) -> LimitStatus | None:
+    def _failed(
+        self,
+        id_: Id,
+        want: Want | None,
+        problem: XenwardenError | StoreError,
+        domain: DomainInfo | None = None,
+    ) -> LimitStatus | None:
         """Return the named state of what went wrong; None where nothing of ours is concerned."""
         if isinstance(problem, LimitError):
             state = LimitState(problem.state)
@@ -374,7 +388,9 @@ class LimitEngine:
             state = LimitState.NO_TARGET if isinstance(problem, DomainGoneError) else LimitState.FAILED
         places = self._book.known(id_)
         if want is not None:
-            return _describe(want, places, state, str(problem))
+            if domain is not None and state is LimitState.UNSUPPORTED:
+                self._note_checked(id_, want, domain)
+            return told.describe(want, places, state, str(problem))
         if not any(place.active for place in places.values()):
             return None
         return replace(self._lifted(id_, places, f"not restored: {problem}"), state=state)
@@ -385,30 +401,19 @@ class LimitEngine:
         return self._status.get(id_[0], {}).get(id_[1])
 
     def _lifted(self, id_: Id, places: Mapping[str, Place], detail: str) -> LimitStatus:
-        """Return the last word on a limit: as it was, now lifted."""
-        last = self._last(id_)
-        originals = _words({name: place.original for name, place in places.items()})
-        if last is not None:
-            return replace(last, original=originals, state=LimitState.LIFTED, detail=detail)
-        why = "left by an earlier run, or carried along by a new domain of the VM"
-        now = self._clock.unix()
-        return LimitStatus(*id_, 0, originals, LimitState.LIFTED, "xenwarden", why, now, detail)
+        return told.lifted(id_, self._last(id_), places, detail, self._clock.unix())
+
+    def _note_checked(self, id_: Id, want: Want, domain: DomainInfo) -> None:
+        self._checked[id_] = (domain.domid, want.value, self._clock.monotonic())
 
     def _is_fresh(self, id_: Id, kind: Kind, domain: DomainInfo, want: Want) -> bool:
-        """Tell whether a value that costs a process to read was read back lately."""
+        """Tell whether what costs a process to find out was found out lately."""
         checked = self._checked.get(id_)
         return (
             checked is not None
             and checked[:2] == (domain.domid, want.value)
             and self._clock.monotonic() - checked[2] < kind.recheck_s
         )
-
-
-def _describe(want: Want, places: Mapping[str, Place], state: LimitState, detail: str) -> LimitStatus:
-    originals = _words({name: place.original for name, place in places.items() if place.active})
-    return LimitStatus(
-        want.uuid, want.key, want.value, originals, state, want.owner, want.why, want.since_unix_s, detail
-    )
 
 
 def _order(id_: Id) -> tuple[str, str]:
@@ -419,12 +424,3 @@ def _running(domains: Sequence[DomainInfo]) -> dict[str, DomainInfo]:
     """Return the domain of each VM. While it migrates there are two: the one that runs, else the newer."""
     ordered = sorted(domains, key=lambda d: (not d.dying, d.cpu_time_s > 0, d.domid))
     return {domain.uuid: domain for domain in ordered}
-
-
-def _words(texts: Mapping[str, Text]) -> str | None:
-    """Return the texts as one, None where nothing stood at any place."""
-    if all(text is None for text in texts.values()):
-        return None
-    if set(texts) == {""}:
-        return texts[""]
-    return " ".join(f"{name}={'none' if text is None else text}" for name, text in sorted(texts.items()))

@@ -442,3 +442,24 @@ def test_an_admin_who_sets_what_stood_before_ours_is_heard_after_a_restart(tmp_p
     host.engine.lift_all(VM)
     host.tick()
     assert host.cap == 5
+
+
+def test_a_host_that_cannot_limit_packets_is_not_asked_at_every_turn(
+    host: Host, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked = []
+
+    def cannot(domid: int) -> dict[int, dict[PacketClass, int]]:
+        asked.append(domid)
+        raise LimitError("this kernel cannot limit packets", LimitState.UNSUPPORTED)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(host.vifs, "police", cannot)
+        host.want(SYN, 100)
+        for _ in range(10):
+            host.tick()
+        assert len(asked) == 1
+        assert [s.state for s in host.engine.status()] == [LimitState.UNSUPPORTED]
+    host.clock.now += 60
+    host.tick()
+    assert host.engine.held(VM) == {SYN}
