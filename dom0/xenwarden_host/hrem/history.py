@@ -21,7 +21,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Iterable, Mapping
 
     from xenwarden_host.policy.model import Policy
 
@@ -217,8 +217,12 @@ class History:
         """Drop all that is known of the VM."""
         self._vms.pop(uuid, None)
 
-    def expire(self, now_s: float) -> list[str]:
-        """Drop VMs not seen for `forget_s`, and return them."""
+    def expire(self, present: Iterable[str], now_s: float) -> list[str]:
+        """Drop VMs that were not among `present` for `forget_s`, and return them."""
+        for uuid in present:
+            vm = self._vms.get(uuid)
+            if vm is not None:
+                vm.used_s = now_s
         gone = [uuid for uuid, vm in self._vms.items() if now_s - vm.used_s > self._policy.forget_s]
         for uuid in gone:
             del self._vms[uuid]

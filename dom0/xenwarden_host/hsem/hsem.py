@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from xenwarden_host.records import Snapshot, VmView
 
 _NOTHING: frozenset[str] = frozenset()
+_EXPIRE_EVERY_S = 3600.0
 
 
 class Hsem:
@@ -41,6 +42,7 @@ class Hsem:
         self._masks: dict[str, frozenset[str]] = {}
         self._restored = False
         self._last_s = 0.0
+        self._expired_s = float("-inf")
         self.policy = policy
 
     @property
@@ -76,6 +78,9 @@ class Hsem:
                 turn = Turn(vm, view, sight, self._trusts(vm, view), self._policy_of(view), snapshot)
                 actions += self._machine.step(turn, self._rules if turn.fresh else self._tick_rules)
         self._drop_gone(views, now_s)
+        if now_s - self._expired_s >= _EXPIRE_EVERY_S:
+            self._expired_s = now_s
+            self._history.expire(views, now_s)
         self._last_s = now_s
         return actions
 

@@ -145,12 +145,13 @@ def test_near_capacity_is_counted() -> None:
     assert history.near_capacity("a") == (2, 3)
 
 
-def test_vms_long_gone_are_forgotten() -> None:
+def test_vms_long_gone_are_forgotten_and_idle_ones_are_not() -> None:
     history = History(POLICY)
-    history.learn("a", {"tx_syn_pps": 1.0}, 5.0, 0.0)
+    for uuid in "abc":
+        history.learn(uuid, {"tx_syn_pps": 1.0}, 5.0, 0.0)
     history.learn("b", {"tx_syn_pps": 1.0}, 5.0, LEARN.forget_s)
-    assert history.expire(LEARN.forget_s + 1) == ["a"]
-    assert history.uuids() == ["b"]
+    assert history.expire(["c"], LEARN.forget_s + 1) == ["a"]
+    assert history.uuids() == ["b", "c"]
 
 
 @given(st.lists(st.floats(0, 1e15, allow_nan=False), max_size=50), st.floats(0.1, 1e6))

@@ -347,3 +347,16 @@ def test_inbound_claims_of_a_guest_limit_nobody() -> None:
     host = Host(cries, SimVm("a"), SimVm("b"), download()).run(120)
 
     assert not any(host.limited(name) for name in host.vms)
+
+
+def test_level_that_an_operator_orders_outlasts_cases_and_restarts() -> None:
+    host = Host(SimVm("m"), SimVm("v"), floods=(Flood("m", "v", "syn", 400, 20, 40),)).run(10)
+    host.apply(host.hsem.order_level(host.vms["m"].uuid, Level.TWO, "operator:ann"))
+    assert host.vms["m"].level is Level.TWO
+    host.restart_daemon()
+    host.run(150)
+    assert host.verdict("m") is Verdict.ATTACKER
+    assert host.state("m") is VmState.NORMAL
+    assert host.vms["m"].level is Level.TWO
+    host.apply(host.hsem.order_level(host.vms["m"].uuid, Level.ONE, "operator:ann"))
+    assert host.vms["m"].level is Level.ONE
