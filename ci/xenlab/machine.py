@@ -21,6 +21,8 @@ if TYPE_CHECKING:
 BOOT_TIMEOUT_S = {"fast": 240, "systemd": 480}  # without KVM, on a machine that does other things too
 GUEST_TIMEOUT_S = 600  # PVH under TCG pages through two tables in software: ten times slower than PV
 REPORT_TIMEOUT_S = 120
+SHUTDOWN_TIMEOUT_S = 300
+POLL_S = 5.0
 SNAPSHOTS_KEPT = 6
 POLICY = "/etc/xen/xenwarden.yaml"
 
@@ -80,8 +82,8 @@ class Lab:
         """Reboot dom0 in order, and with it the machine; the disk stays. Guests are started again."""
         self.link.send("run", command="systemctl reboot || reboot", timeout_s=60)
         assert self._qemu  # noqa: S101  -- link is there, so QEMU is
-        if not self._qemu.wait_end(180):
-            raise LabError("dom0 did not go down within 180 s of `reboot`.", output=self.console_tail())
+        if not self._qemu.wait_end(SHUTDOWN_TIMEOUT_S):
+            raise LabError(f"dom0 did not go down in {SHUTDOWN_TIMEOUT_S} s.", output=self.console_tail())
         self._power_off()
         self._boot()
 
@@ -141,13 +143,7 @@ class Lab:
         start = time.monotonic()
         progress.say(f"booting Xen with {host.scheduler}, dom0 with {host.xenstored} ({host.init} init)")
         self._power_on()
-        assert self._qemu  # noqa: S101  -- just started
-        try:
-            self.link.wait_event("hello", BOOT_TIMEOUT_S[host.init], self._qemu.check_alive)
-        except LabError as e:
-            raise LabError(
-                f"dom0 did not come up: {e.message}", "The end of its console is above.", self.console_tail()
-            ) from e
+        self._wait_dom0(BOOT_TIMEOUT_S[host.init])
         self._wait_xen()
         progress.say(f"dom0 is up after {time.monotonic() - start:.1f} s")
         self._prepare_dom0()
@@ -160,6 +156,20 @@ class Lab:
         progress.say(f"all guests are up after {time.monotonic() - start:.1f} s")
         if host.xenwarden:
             self._wait_reports()
+
+    def _wait_dom0(self, timeout_s: float) -> None:
+        assert self._qemu  # noqa: S101  -- just started
+        end = time.monotonic() + timeout_s
+        while not self.link.wait_event("hello", POLL_S):
+            try:
+                self._qemu.check_alive()
+                if time.monotonic() > end:
+                    raise LabError(f"no word of it in {timeout_s:.0f} s.")  # noqa: TRY301
+            except LabError as e:
+                tail = f"{self.console_tail()}\n{e.output}"
+                raise LabError(
+                    f"dom0 did not come up: {e.message}", "The end of its console is above.", tail
+                ) from e
 
     def _wait_xen(self) -> None:
         # Under systemd, the lab's agent does not wait for Xen's daemons: their failure is told here.
@@ -201,16 +211,20 @@ class Lab:
         progress.say(f"{guest.name} created ({guest.type}, xl create took {time.monotonic() - start:.1f} s)")
 
     def _wait_guest(self, guest: Guest) -> None:
-        assert self._qemu  # noqa: S101  -- called while booting
-        try:
-            self.link.wait_event("guest-hello", GUEST_TIMEOUT_S, self._qemu.check_alive, guest=guest.name)
-        except LabError as e:
-            seen = self.link.run("xl list; xl dmesg | tail -n 15")["output"]
-            raise LabError(
-                f"{guest.name} did not come up: {e.message}",
-                "The end of its console is above.",
-                f"{seen}\n{self.console_tail(guest.name)}",
-            ) from e
+        end = time.monotonic() + GUEST_TIMEOUT_S
+        why = ""
+        while not self.link.wait_event("guest-hello", POLL_S, guest=guest.name):
+            if self.link.run(f"xl domid {guest.name}")["status"] != 0:
+                why = "it died"
+            elif time.monotonic() > end:
+                why = f"no word of it in {GUEST_TIMEOUT_S} s"
+            if why:
+                seen = self.link.run("xl list; xl dmesg | tail -n 15")["output"]
+                raise LabError(
+                    f"{guest.name} did not come up: {why}.",
+                    "The end of its console is above.",
+                    f"{seen}\n{self.console_tail(guest.name)}",
+                )
 
     def _wait_reports(self) -> None:
         names = ["Domain-0", *(g.name for g in self.machine.guests if g.agent)]
@@ -234,6 +248,7 @@ class Lab:
 
 def _hardware(machine: Machine, accel: str) -> qemu.Hardware:
     host = machine.host
+    # No `noreboot`: where Xen or dom0's kernel panics, QEMU ends, and the lab knows at once.
     memory = f"{host.memory_mb}M,max:{host.memory_mb}M"
     return qemu.Hardware(
         accel=accel,
@@ -241,7 +256,7 @@ def _hardware(machine: Machine, accel: str) -> qemu.Hardware:
         scratch_disks=len(machine.guests),
         xen_arguments=(
             f"console=com1 com1=115200,8n1 dom0_mem={memory} dom0_max_vcpus={host.vcpus} "
-            f"loglvl=warning guest_loglvl=warning noreboot sched={host.scheduler}"
+            f"loglvl=warning guest_loglvl=warning sched={host.scheduler}"
         ),
         # clocksource and tsc: no switch of clocks in the middle of a run.
         dom0_arguments=(

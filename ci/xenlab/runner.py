@@ -246,7 +246,7 @@ class Runner:
 
     def _fail(self, record: dict[str, Any], text: str, output: str = "") -> None:
         name = record.get("name") or " ".join(record["what"].split())[:60]
-        said = f"; it said: {output.strip()[-300:]}" if output.strip() else ""
+        said = f"; it said: {output.strip()[-1500:]}" if output.strip() else ""
         self._outcome.failures.append(
             f"step `{name}` in {record['in']} at {record['t_s']:.0f} s {text}{said}"
         )
