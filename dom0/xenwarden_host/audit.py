@@ -103,7 +103,7 @@ class JournalFormatter(logging.Formatter):
 
     def __init__(self, *, debug: bool) -> None:
         super().__init__("%(message)s")
-        self._prefix = "JOURNAL_STREAM" in os.environ
+        self._prefix = _stderr_is_journal()
         self._debug = debug
 
     def format(self, record: logging.LogRecord) -> str:
@@ -118,6 +118,16 @@ class JournalFormatter(logging.Formatter):
         number = next((n for level, n in self._PRIORITIES if record.levelno >= level), 7)
         # journald takes each line as an entry of its own
         return "\n".join(f"<{number}>{line}" for line in text.splitlines())
+
+
+def _stderr_is_journal() -> bool:
+    """Tell whether standard error is what systemd named: a shell of a service inherits the name only."""
+    device, _colon, inode = os.environ.get("JOURNAL_STREAM", "").partition(":")
+    try:
+        here = os.fstat(2)
+    except OSError:
+        return False
+    return (device, inode) == (str(here.st_dev), str(here.st_ino))
 
 
 def _told(error: BaseException) -> dict[str, Any]:

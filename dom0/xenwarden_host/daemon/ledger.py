@@ -41,12 +41,11 @@ class Ledger:
         self._records: dict[str, VmRecord] = {}
 
     def record(self, uuid: str) -> VmRecord:
-        """Return the VM's record, made where there is none; beyond the bound the oldest goes."""
-        record = self._records.get(uuid)
-        if record is None:
-            if len(self._records) >= _MAX_VMS:
-                del self._records[next(iter(self._records))]
-            record = self._records[uuid] = VmRecord()
+        """Return the VM's record, made where there is none; beyond the bound the one longest unused goes."""
+        record = self._records.pop(uuid, None) or VmRecord()
+        self._records[uuid] = record  # at the end of the row
+        while len(self._records) > _MAX_VMS:
+            del self._records[next(iter(self._records))]
         return record
 
     def note_level(self, uuid: str, level: Level) -> bool:

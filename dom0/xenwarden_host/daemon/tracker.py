@@ -91,6 +91,8 @@ class Tracker:
                 self.guests[domid].info = info
             else:
                 self.guests[domid] = Guest(info, int(self._clock.unix()))
+            if info.paused:
+                self.guests[domid].inbox.excuse(now_s)  # it cannot speak
             self._first_seen_s.setdefault(info.uuid, now_s)
         gone = self._first_seen_s.keys() - {info.uuid for info in domains}
         for uuid in gone:

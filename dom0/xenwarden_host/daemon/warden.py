@@ -296,8 +296,13 @@ class Warden:
     def _save(self) -> None:
         unix_s = self.clock.unix()
         self._save_decisions()
+        known = self.tracker.dump()
+        self.history.expire(self.tracker.vms(), self.clock.monotonic())
+        for uuid in self.history.uuids():
+            if uuid not in known:  # of the VMs that are gone, only the latest are kept
+                self.history.forget(uuid)
         self.database.save("history", {vm: self.history.dump(vm) for vm in self.history.uuids()}, unix_s)
-        self.database.save("known", self.tracker.dump(), unix_s)
+        self.database.save("known", known, unix_s)
 
     def _save_decisions(self) -> None:
         if not self.dry_run:

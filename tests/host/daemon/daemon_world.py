@@ -138,6 +138,7 @@ class World:
         self.store.add_domain(0)
         self.vifs = FakeVifs()
         self.guests: dict[str, Guest] = {}
+        self._made = 0
         self.peer = ROOT
         self.dry_run = dry_run
         self.sys_root = directory / "sys"
@@ -192,7 +193,8 @@ class World:
         self, name: str, *, agent: bool = True, vcpus: int = 1, cap: int = 0, rate: str | None = None
     ) -> Guest:
         """Start a VM with one vif."""
-        uuid = str(UUID(int=len(self.guests) + 1))
+        self._made += 1
+        uuid = str(UUID(int=self._made))
         domid = self.hypervisor.add(uuid, name, vcpus=vcpus, cap=cap)
         self.store.add_domain(domid)
         self.vifs.add(domid, rate=rate)

@@ -13,6 +13,7 @@ from daemon_world import Guest, World
 from xenwarden_channel import messages, paths
 from xenwarden_host.cli.verbs import BY_NAME
 from xenwarden_host.control.peers import Peer
+from xenwarden_host.daemon import ledger, tracker
 from xenwarden_host.records import PacketClass
 
 if TYPE_CHECKING:
@@ -322,6 +323,19 @@ def test_xenstore_that_forgot_everything_is_filled_again(world: World) -> None:
     assert world.store.permissions(f"/local/domain/{mallory.domid}/xenwarden") == ["n0", f"r{mallory.domid}"]
 
 
+def test_paused_guest_is_not_silent(world: World) -> None:
+    guest = world.start("guest")
+    guest.signals.update(QUIET)
+    world.run(seconds=10)
+    connection = guest.stop_agent()
+    world.hypervisor.change(guest.domid, paused=True)
+    world.run(seconds=60)
+    world.hypervisor.change(guest.domid, paused=False)
+    world.run(seconds=1)
+    assert world.show(guest)["agent"]["state"] == "alive"
+    guest.connection = connection
+
+
 def test_daemon_that_was_starved_calls_nobody_silent(world: World) -> None:
     guest = world.start("guest")
     guest.signals.update(QUIET)
@@ -371,6 +385,25 @@ def test_domains_that_come_and_go_leave_nothing(world: World) -> None:
     assert len(world.store._events.watches()) == watches
     assert world.nodes() == nodes
     assert list(world.service.warden.tracker.guests) == [0]
+
+
+def test_what_is_kept_of_vms_that_are_gone_is_bounded(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tracker, "_KNOWN_MAX", 5)
+    monkeypatch.setattr(ledger, "_MAX_VMS", 5)
+    stays = world.start("stays")
+    world.run(seconds=2)
+    for _ in range(12):
+        guest = world.start("short")
+        world.run(seconds=1)
+        world.hypervisor.destroy(guest.domid)
+        world.store.remove_domain(guest.domid)
+        del world.guests["short"]
+    warden = world.service.warden
+    warden.save()
+    assert len(warden.history.uuids()) <= 7
+    assert stays.uuid in warden.history.uuids()
+    assert len(warden.ledger._records) <= 5
+    assert stays.uuid in warden.ledger._records
 
 
 def test_home_that_a_dead_daemon_left_of_a_dead_domain_is_removed(world: World) -> None:

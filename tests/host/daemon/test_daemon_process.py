@@ -148,6 +148,16 @@ def test_signals_and_systemd(daemon: Daemon, capsys: pytest.CaptureFixture[str])
     assert not daemon.control.exists()
 
 
+def test_log_has_priorities_for_the_journal_only(daemon: Daemon) -> None:
+    daemon.process.kill()
+    daemon.process.wait()
+    assert "<6>" not in daemon.text()
+    told = os.fstat(daemon.log.fileno())
+    daemon.environment["JOURNAL_STREAM"] = f"{told.st_dev}:{told.st_ino}"
+    daemon.start()
+    assert "<6>event=daemon-start" in daemon.text()
+
+
 def test_only_one_runs(daemon: Daemon) -> None:
     second = subprocess.run(
         daemon.command, env=daemon.environment, check=False, capture_output=True, timeout=20
