@@ -165,3 +165,11 @@ def test_every_signal_that_the_agent_makes_is_in_the_table() -> None:
     made = set(vsem.signals(BEFORE, AFTER, 5.0)) | set(vrem.signals(BEFORE, AFTER, 5.0))
     assert made <= set(SIGNALS)
     assert {SIGNALS[name][0] for name in made} == {VSEM, VREM}
+
+
+def test_half_open_connections_of_clients_are_no_failed_attempts_of_the_vm() -> None:
+    # Under a SYN flood the victim's kernel counts each half-open connection that it gave up.
+    flooded = BEFORE | {"tcp_fails": 5000}
+    assert vsem.signals(BEFORE, flooded, 5.0)["tcp_fail_ps"] == 0
+    scanning = BEFORE | {"tcp_opens": 5100, "tcp_fails": 4000}
+    assert vsem.signals(BEFORE, scanning, 5.0)["tcp_fail_ps"] == 800

@@ -47,7 +47,7 @@ SIGNALS: dict[str, tuple[str, str, str]] = {
     ),
     # VSEM, successful and failed tries to send, from the kernel's protocol counters
     "tcp_open_ps": (VSEM, "1/s", "TCP connections that the VM tried to open"),
-    "tcp_fail_ps": (VSEM, "1/s", "TCP connection attempts that failed"),
+    "tcp_fail_ps": (VSEM, "1/s", "TCP connections that the VM tried to open and that failed"),
     "tcp_retrans_ps": (VSEM, "1/s", "TCP segments sent again"),
     "udp_error_ps": (VSEM, "1/s", "UDP receive and send errors, and ICMP errors received"),
     # VSEM, requests to the hypervisor

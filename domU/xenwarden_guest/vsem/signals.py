@@ -21,4 +21,9 @@ _COUNTERS = {
 
 def signals(before: Mapping[str, int], after: Mapping[str, int], seconds: float) -> dict[str, float]:
     """Return the signals that two readings, `seconds` apart, allow."""
-    return rates(before, after, _COUNTERS, seconds)
+    found = rates(before, after, _COUNTERS, seconds)
+    if "tcp_fail_ps" in found:
+        # Linux counts a connection that a client of ours gave up half-open as a failed attempt, too: under
+        # a SYN flood that would be held against the victim. Of its own attempts no more can have failed.
+        found["tcp_fail_ps"] = min(found["tcp_fail_ps"], found.get("tcp_open_ps", 0.0))
+    return found
