@@ -13,8 +13,9 @@ import subprocess
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from xenlab import packages, progress, store
+from xenlab import packages, process, progress, store
 from xenlab.errors import LabError
+from xenlab.process import command
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -86,42 +87,34 @@ def _make(work: Path) -> None:
     sources = _sources()
     (work / "sources.list").write_text(sources)
     with concurrent.futures.ThreadPoolExecutor(2) as pool:
-        roots = [
-            pool.submit(_root, work, "guest", packages.GUEST),
-            pool.submit(_root, work, "dom0", packages.DOM0),
-        ]
-        _kernel_and_xen(work)
-        for root in roots:
-            root.result()
-        for machine in ("guest", "dom0"):
-            _install_modules(work / "kernel", work / machine)
-        # xl's own decompression of a bzImage takes 5 s per guest under TCG.
-        (work / "dom0" / "boot" / "vmlinux-guest").write_bytes(_decompressed((work / "vmlinuz").read_bytes()))
-        disks = [
-            pool.submit(make_disk, work / "guest", work / "guest.ext4", GUEST_DISK, "-O", "^has_journal"),
-            pool.submit(make_disk, work / "dom0", work / "dom0.ext4", DOM0_DISK),
-        ]
-        for disk in disks:
-            disk.result()
+        try:
+            _fill(pool, work)
+        except BaseException:
+            process.stop_all()  # else the pool would wait for them
+            raise
     shutil.rmtree(work / "kernel")
     make_disk(None, work / "scratch.ext4", SCRATCH_DISK)
 
 
-def command(argv: Sequence[str | Path], what: str, hint: str = "", cwd: Path | None = None) -> str:
-    """Run `argv` and return its output. LabError with the output's end where it fails."""
-    result = subprocess.run(
-        [str(a) for a in argv],
-        cwd=cwd,
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-        errors="replace",
-        check=False,
-    )
-    if result.returncode:
-        raise LabError(f"{what} failed (exit status {result.returncode}).", hint, result.stdout[-3000:])
-    return result.stdout
+def _fill(pool: concurrent.futures.Executor, work: Path) -> None:
+    """Make all that takes long, as much as possible at the same time."""
+    roots = [
+        pool.submit(_root, work, "guest", packages.GUEST),
+        pool.submit(_root, work, "dom0", packages.DOM0),
+    ]
+    _kernel_and_xen(work)
+    for root in roots:
+        root.result()
+    for machine in ("guest", "dom0"):
+        _install_modules(work / "kernel", work / machine)
+    # xl's own decompression of a bzImage takes 5 s per guest under TCG.
+    (work / "dom0" / "boot" / "vmlinux-guest").write_bytes(_decompressed((work / "vmlinuz").read_bytes()))
+    disks = [
+        pool.submit(make_disk, work / "guest", work / "guest.ext4", GUEST_DISK, "-O", "^has_journal"),
+        pool.submit(make_disk, work / "dom0", work / "dom0.ext4", DOM0_DISK),
+    ]
+    for disk in disks:
+        disk.result()
 
 
 def make_disk(tree: Path | None, disk: Path, size: str, *options: str) -> None:

@@ -37,6 +37,8 @@ def main(argv: list[str] | None = None) -> int:
 
 def guarded(do: Callable[[], int]) -> int:
     """Call `do` and return its exit status; failures become sentences, signals a clean end."""
+    # A shell starts what it puts in the background with SIGINT ignored: here it always ends the lab.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     signal.signal(signal.SIGTERM, _terminated)
     signal.signal(signal.SIGHUP, _terminated)
     try:

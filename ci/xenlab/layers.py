@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 
 from xenlab import base, packages, progress, store
 from xenlab.errors import LabError
+from xenlab.process import command
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -79,7 +80,7 @@ def _wheel(source: Path, target: Path) -> None:
     installed = int(importlib.metadata.version("setuptools").split(".")[0])
     isolation = ["--no-build-isolation"] if installed >= SETUPTOOLS_NEEDED else []
     pip = [sys.executable, "-m", "pip", "wheel", "-q", "--disable-pip-version-check", "--no-deps", *isolation]
-    base.command(
+    command(
         [*pip, "-w", target, source],
         f"Building the wheel of {source.name}/",
         "The message above is pip's; `pip wheel` in that folder shows the same.",
@@ -89,10 +90,10 @@ def _wheel(source: Path, target: Path) -> None:
 def _install(bottom: base.Base, work: Path, machine: str, names: Sequence[str]) -> None:
     root = work / machine
     # Hard links: pip only adds files, so the base tree stays as it is, and no byte is copied.
-    base.command(["cp", "-al", bottom.tree(machine), root], f"Copying the {machine} image")
+    command(["cp", "-al", bottom.tree(machine), root], f"Copying the {machine} image")
     shutil.copytree(work / "wheels", root / "tmp" / "wheels")
     pip = ["pip", "install", "-q", "--break-system-packages", "--root-user-action=ignore", "--no-index"]
-    base.command(
+    command(
         ["chroot", root, *pip, "--find-links=/tmp/wheels", *names],
         f"Installing {' and '.join(names)} in the {machine} image",
     )

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import dataclasses
+import shutil
 import time
 from typing import TYPE_CHECKING, Self
 
@@ -62,6 +63,7 @@ class Lab:
         """Bring the machine up with all guests: from a snapshot, made first if there is none yet."""
         key = store.key_of(
             [
+                qemu.version(),
                 str(store.cache_dir()),  # overlays name their images by path
                 self.images.key,
                 self.hardware.arguments(),
@@ -70,13 +72,13 @@ class Lab:
             [store.HERE / "machine.py", store.HERE / "qemu.py"],
         )
         snapshot = store.build("snapshot", key, self._make_snapshot, keep=SNAPSHOTS_KEPT)
-        start = time.monotonic()
-        for disk, readonly in qemu.disks(self.run, self.hardware, self.images):
-            if not readonly:
-                qemu.overlay(disk, snapshot / disk.name, "qcow2")
-        self._power_on(load=snapshot / "ram")
-        self._pause_hvm("unpause")
-        progress.say(f"machine resumed from its snapshot in {time.monotonic() - start:.1f} s")
+        try:
+            self._resume(snapshot)
+        except LabError as e:
+            progress.say(f"the snapshot does not resume ({e.message}): a new one is made")
+            self._power_off()
+            shutil.rmtree(snapshot, ignore_errors=True)
+            self._resume(store.build("snapshot", key, self._make_snapshot, keep=SNAPSHOTS_KEPT))
 
     def reboot(self) -> None:
         """Reboot dom0 in order, and with it the machine; the disk stays. Guests are started again."""
@@ -114,6 +116,15 @@ class Lab:
         if self._qemu:
             self._qemu.kill()
             self._qemu = None
+
+    def _resume(self, snapshot: Path) -> None:
+        start = time.monotonic()
+        for disk, readonly in qemu.disks(self.run, self.hardware, self.images):
+            if not readonly:
+                qemu.overlay(disk, snapshot / disk.name, "qcow2")
+        self._power_on(load=snapshot / "ram")
+        self._pause_hvm("unpause")
+        progress.say(f"machine resumed from its snapshot in {time.monotonic() - start:.1f} s")
 
     def _make_snapshot(self, work: Path) -> None:
         qemu.make_overlays(self.run, self.hardware, self.images)

@@ -4,11 +4,9 @@
 from __future__ import annotations
 
 import contextlib
-import ctypes
 import fcntl
 import os
 import shutil
-import signal
 import subprocess
 import tempfile
 import time
@@ -16,8 +14,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, TextIO
 
-from xenlab import base, store
+from xenlab import store
 from xenlab.errors import LabError
+from xenlab.process import command, die_with_parent
 from xenlab.qmp import Qmp
 
 if TYPE_CHECKING:
@@ -25,7 +24,6 @@ if TYPE_CHECKING:
 
 CPUS = 2
 XEN_MB = 256  # what Xen itself and its heap need beside dom0 and the guests
-PR_SET_PDEATHSIG = 1
 ACCELERATORS = {
     # npt gives HAP, so that PVH guests work; "max" crashes dom0 at start (SMAP).
     "tcg": ("-accel", "tcg,thread=multi", "-cpu", "qemu64,+svm,+npt"),
@@ -108,11 +106,10 @@ class Qemu:
         ]
         if load:
             arguments += ["-incoming", "defer"]
-        libc = ctypes.CDLL(None)
 
         def before_exec() -> None:
             if not keep:
-                libc.prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+                die_with_parent()
             # Ctrl-C at the terminal is for the lab, which then ends QEMU in order.
             os.setpgrp()
 
@@ -175,6 +172,13 @@ class Qemu:
             self.qmp.close()
 
 
+def version() -> str:
+    """Return QEMU's version: a machine's state is loaded by the QEMU that saved it."""
+    return command(
+        ["qemu-system-x86_64", "--version"], "Asking QEMU for its version", "Run ./ci/setup --lab."
+    )
+
+
 def disks(run: Run, hardware: Hardware, images: Images) -> list[tuple[Path, bool]]:
     """Return the machine's disks in order with whether they are read-only; vda is the first."""
     scratch = [(run.path / f"scratch{i}.qcow2", False) for i in range(hardware.scratch_disks)]
@@ -197,7 +201,7 @@ def make_overlays(run: Run, hardware: Hardware, images: Images) -> None:
 
 def overlay(disk: Path, backing: Path, form: str) -> None:
     """Make `disk` a qcow2 overlay on `backing`."""
-    base.command(
+    command(
         ["qemu-img", "create", "-q", "-f", "qcow2", "-b", backing, "-F", form, disk], f"Making {disk.name}"
     )
 

@@ -90,8 +90,9 @@ class Runner:
         """Play all steps, then ask what came of it."""
         lab, machine = self._lab, self._scenario.machine
         self._outcome.host = watch.host_facts(lab.link, machine.host.xenstored)
-        self._env = watch.environment(lab.link, machine.guests)
-        self._outcome.before = watch.standing_limits(lab.link, machine.host.scheduler, machine.guests)
+        ids = watch.domids(lab.link)
+        self._env = watch.environment(machine.guests, ids)
+        self._outcome.before = watch.standing_limits(lab.link, machine.host.scheduler, machine.guests, ids)
         self._start = time.monotonic()
         self._listen()
         try:
@@ -102,7 +103,8 @@ class Runner:
                 for name in list(self._running):
                     self._end({"stop": name})
         self._collect()
-        self._outcome.after = watch.standing_limits(lab.link, machine.host.scheduler, machine.guests)
+        ids = watch.domids(lab.link)
+        self._outcome.after = watch.standing_limits(lab.link, machine.host.scheduler, machine.guests, ids)
         if machine.host.xenwarden:
             self._outcome.daemon = watch.daemon(lab.link)
 
@@ -230,7 +232,7 @@ class Runner:
         self._earlier = dict(self._outcome.guests)
         self._running.clear()
         self._lab.reboot()
-        self._env = watch.environment(self._lab.link, self._scenario.machine.guests)
+        self._env = watch.environment(self._scenario.machine.guests, watch.domids(self._lab.link))
         self._listen()
 
     # --- results ------------------------------------------------------------------------------------

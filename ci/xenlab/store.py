@@ -14,6 +14,7 @@ import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from xenlab import progress
 from xenlab.errors import LabError
 
 if TYPE_CHECKING:
@@ -50,7 +51,11 @@ def locked(name: str) -> Iterator[None]:
     locks = cache_dir() / "locks"
     locks.mkdir(exist_ok=True)
     with (locks / name).open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            progress.say(f"waiting for another lab that has {name} in hand")
+            fcntl.flock(lock, fcntl.LOCK_EX)
         yield
 
 

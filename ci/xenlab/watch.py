@@ -4,31 +4,34 @@
 from __future__ import annotations
 
 import json
+import re
 import shlex
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable
+    from collections.abc import Callable, Iterable, Mapping, Sequence
 
     from xenlab.link import Link
     from xenlab.scenario import Guest
 
-# Limits as they stand on a guest, whoever set them: one `what|value` line each.
+# What limits stand, whoever set them, in sections that begin with `== NAME`. Arguments: scheduler, domids.
+# Few processes on purpose: under TCG each costs a tenth of a second.
 _LIMITS = r"""
-name=$1; domid=$(xl domid "$name") || exit 0
-echo "scheduler|$(xl sched-$2 -d "$name" | awk 'END { for (i = 3; i <= NF; i++) printf "%s ", $i }')"
-echo "memory target|$(xenstore-read "/local/domain/$domid/memory/target")"
-for path in /sys/class/net/vif"$domid".*; do
-  [ -e "$path" ] || continue
-  vif=${path##*/}; number=${vif##*.}
-  # netback's own node: libxl writes it where the configuration has a rate
-  rate=$(xenstore-read "/local/domain/0/backend/vif/$domid/$number/rate" 2>/dev/null)
-  echo "rate of vif $number|$rate"
-  echo "qdisc of vif $number|$(tc qdisc show dev "$vif" | tr '\n' ';')"
+scheduler=$1; shift
+echo "== sched"; xl "sched-$scheduler"
+echo "== qdisc"; tc qdisc show
+paths=
+for domid in "$@"; do paths="$paths /local/domain/$domid/memory/target"; done
+echo "== memory"; xenstore-read $paths
+# netback's own node: libxl writes it where the configuration has a rate
+echo "== rate"; xenstore-ls -f /local/domain/0/backend/vif | grep '/rate = '
+for vif in /sys/class/net/vif*; do
+  [ -e "$vif" ] || continue
   for way in ingress egress; do
-    echo "$way filters of vif $number|$(tc filter show dev "$vif" "$way" | tr '\n' ';')"
+    echo "== $way ${vif##*/}"; tc filter show dev "${vif##*/}" "$way"
   done
 done
+exit 0
 """
 
 _DAEMON = r"""
@@ -45,41 +48,72 @@ print(json.dumps({"rss_kb": int(rss), "cpu_s": (int(fields[11]) + int(fields[12]
 
 def host_facts(link: Link, xenstored: str) -> dict[str, str]:
     """Return `xen_version`, `scheduler` and `xenstored` as dom0 sees them."""
-    rows = [line.partition(":") for line in link.check("xl info").splitlines()]
-    info = {name.strip(): value.strip() for name, _, value in rows}
-    running = link.run(f"pidof {xenstored}")["status"] == 0
+    text = link.check(f"xl info; pidof {xenstored} >/dev/null && echo 'runs : {xenstored}'; true")
+    info = {
+        name.strip(): value.strip() for name, _, value in (line.partition(":") for line in text.splitlines())
+    }
     return {
         "xen_version": info.get("xen_version", ""),
         "scheduler": info.get("xen_scheduler", ""),
-        "xenstored": xenstored if running else "other",
+        "xenstored": info.get("runs", "other"),
     }
 
 
-def environment(link: Link, guests: Iterable[Guest]) -> dict[str, str]:
+def domids(link: Link) -> dict[str, int]:
+    """Return the domain ids of all domains by name."""
+    rows = (line.split() for line in link.check("xl list").splitlines()[1:])
+    return {row[0]: int(row[1]) for row in rows}
+
+
+def environment(guests: Iterable[Guest], ids: Mapping[str, int]) -> dict[str, str]:
     """Return the variables that commands of a scenario may use."""
-    guests = list(guests)
-    names = " ".join(shlex.quote(g.name) for g in guests)
-    domids = link.check(f'for name in {names}; do xl domid "$name" || echo; done').split("\n")
     env = {"DOM0_IP": "10.0.0.1"}
-    for guest, domid in zip(guests, domids, strict=False):
+    for guest in guests:
         prefix = guest.name.upper().replace("-", "_")
         env[f"{prefix}_IP"] = guest.address(0)
         env[f"{prefix}_MAC"] = guest.mac(0)
         env[f"{prefix}_UUID"] = guest.uuid
-        env[f"{prefix}_DOMID"] = domid
-        env[f"{prefix}_VIF"] = f"vif{domid}.0"
+        if guest.name in ids:
+            env[f"{prefix}_DOMID"] = str(ids[guest.name])
+            env[f"{prefix}_VIF"] = f"vif{ids[guest.name]}.0"
     return env
 
 
-def standing_limits(link: Link, scheduler: str, guests: Iterable[Guest]) -> dict[str, dict[str, str]]:
+def standing_limits(
+    link: Link, scheduler: str, guests: Iterable[Guest], ids: Mapping[str, int]
+) -> dict[str, dict[str, str]]:
     """Return what limits stand on each guest, read from Xen, XenStore and the kernel."""
+    here = [(g.name, ids[g.name]) for g in guests if g.name in ids]
+    text = link.check(f"set -- {scheduler} {' '.join(str(domid) for _, domid in here)}\n{_LIMITS}")
+    return parse_limits(text, here)
+
+
+def parse_limits(text: str, here: Sequence[tuple[str, int]]) -> dict[str, dict[str, str]]:
+    """Return the limits by guest and kind from what `_LIMITS` printed for these names and domids."""
+    sections: dict[str, list[str]] = {}
+    for line in text.splitlines():
+        if line.startswith("== "):
+            lines = sections.setdefault(line[3:], [])
+        else:
+            lines.append(" ".join(line.split()))
     out: dict[str, dict[str, str]] = {}
-    for guest in guests:
-        text = link.check(f"set -- {shlex.quote(guest.name)} {scheduler}\n{_LIMITS}")
-        out[guest.name] = {
-            what: " ".join(value.split())
-            for what, _, value in (line.partition("|") for line in text.splitlines())
-        }
+    for (name, domid), memory in zip(here, sections["memory"], strict=True):
+        rows = [line.split() for line in sections["sched"]]
+        found = {"memory target": memory, "scheduler": next(" ".join(r[2:]) for r in rows if r[:1] == [name])}
+        vif = f"vif{domid}."
+        for line in sections["qdisc"]:
+            device = re.search(rf" dev {re.escape(vif)}(\d+) ", line)
+            if device:
+                found[f"qdisc of vif {device[1]}"] = f"{found.get(f'qdisc of vif {device[1]}', '')}{line};"
+        for line in sections["rate"]:
+            path, _, value = line.partition(" = ")
+            if path.startswith(f"/local/domain/0/backend/vif/{domid}/"):
+                found[f"rate of vif {path.split('/')[7]}"] = value.strip('"')
+        for title, lines in sections.items():
+            way, _, device_name = title.partition(" ")
+            if device_name.startswith(vif) and lines:
+                found[f"{way} filters of vif {device_name.removeprefix(vif)}"] = ";".join(lines)
+        out[name] = found
     return out
 
 
