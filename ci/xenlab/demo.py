@@ -51,8 +51,9 @@ def _tell(event: dict[str, Any]) -> None:
 def summary(outcome: Outcome) -> str:
     """Return the table and the figures of one run of the main scenario."""
     rows = [("VM", "Verdict", "Level 2 at", "Limits set", "Verdict at", "Released at", "Why")]
-    for name, guest in outcome.guests.items():
-        level2 = next((x["t_s"] for x in guest["levels"] if x["level"] == 2), None)
+    for name, guest in sorted(outcome.guests.items(), key=lambda item: item[0] == "dom0"):  # dom0 last
+        # What came before the first step is the boot's, which the snapshot holds.
+        level2 = next((x["t_s"] for x in guest["levels"] if x["level"] == 2 and x["t_s"] >= 0), None)
         kinds = dict.fromkeys(limit["kind"] for limit in guest["limits"])
         rows.append(
             (

@@ -56,7 +56,9 @@ def run(
         lab = Lab(scenario.machine, images, chosen, keep=keep)
         lab.start()
         outcome.timings["boot_s"] = time.monotonic() - boot_start
-        Runner(scenario, lab, outcome, on_event).run()
+        player = Runner(scenario, lab, outcome, on_event)
+        player.run()
+        outcome.timings["until_steps_s"] = player.start - start
         outcome.failures += expect.failures(scenario.expect, outcome)
         kept = keep
     except LabError as e:
@@ -80,7 +82,7 @@ class Runner:
         self._lab = lab
         self._outcome = outcome
         self._on_event = on_event
-        self._start = 0.0  # this machine's clock at the first step
+        self.start = 0.0  # this machine's monotonic clock at the first step
         self._mono_offset = 0.0  # dom0's CLOCK_MONOTONIC at the first step
         self._env: dict[str, str] = {}
         self._earlier: dict[str, dict[str, Any]] = {}
@@ -93,7 +95,7 @@ class Runner:
         ids = watch.domids(lab.link)
         self._env = watch.environment(machine.guests, ids)
         self._outcome.before = watch.standing_limits(lab.link, machine.host.scheduler, machine.guests, ids)
-        self._start = time.monotonic()
+        self.start = time.monotonic()
         self._listen()
         try:
             for step in self._scenario.steps:
@@ -111,7 +113,7 @@ class Runner:
     # --- time -------------------------------------------------------------------------------------
 
     def _now(self) -> float:
-        return time.monotonic() - self._start
+        return time.monotonic() - self.start
 
     def _to_t_s(self, mono_s: float | None) -> float | None:
         return None if mono_s is None else round(mono_s - self._mono_offset, 2)
@@ -121,7 +123,7 @@ class Runner:
         link = self._lab.link
         asked = time.monotonic()
         mono_s = link.ask("clock")["mono_s"]
-        middle = (asked + time.monotonic()) / 2 - self._start
+        middle = (asked + time.monotonic()) / 2 - self.start
         self._mono_offset = mono_s - middle
         if self._scenario.machine.host.xenwarden:
             link.on_event = self._take_event
