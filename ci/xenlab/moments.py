@@ -30,6 +30,7 @@ class Outcome:
     )  # what limits stood on each guest, at first
     after: dict[str, dict[str, str]] = field(default_factory=dict)  # and at last
     failures: list[str] = field(default_factory=list)
+    emulator_faults: list[str] = field(default_factory=list)  # why earlier attempts do not count
 
     def moment(self, name: str | float) -> float | None:
         """Return the t_s of a moment: seconds, a step's start, or what happened to a guest; None: never."""

@@ -21,6 +21,7 @@ def as_dict(outcome: Outcome) -> dict[str, Any]:
         "description": outcome.description,
         "passed": not outcome.failures,
         "failures": outcome.failures,
+        "emulator_faults": outcome.emulator_faults,
         "host": outcome.host,
         "timings": {name: round(value, 2) for name, value in outcome.timings.items()},
         "guests": {name: guest for name, guest in outcome.guests.items() if name != "dom0"},

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from xenlab.scenario import Scenario
 
 TIMEOUT_S = 60.0  # of a step that names none
+RETRIES = 3  # of a scenario that failed because the emulator lost a guest
 POLL_S = 2.0
 _NUMBER = re.compile(r"[-+]?\d+(?:\.\d+)?(?:[eE][-+]?\d+)?")
 Event = dict[str, Any]
@@ -43,10 +44,28 @@ def run(
     prints it, and `t_s` added. A machine that fails is a failure of the scenario; its console's end is
     shown. Nothing is left behind, whatever ends the run.
     """
+    start = time.monotonic()
+    lost: list[str] = []
+    while True:
+        progress.say(f"scenario {scenario.name}: {scenario.description or scenario.path}")
+        outcome, lab, fault = _attempt(scenario, accelerator, on_event, keep=keep)
+        if fault is None or len(lost) == RETRIES:
+            break
+        lost.append(fault)
+        progress.say(f"{fault}: the scenario starts anew (attempt {len(lost) + 1} of {RETRIES + 1})")
+    outcome.emulator_faults = lost
+    outcome.timings["total_s"] = time.monotonic() - start
+    return outcome, lab
+
+
+def _attempt(
+    scenario: Scenario, accelerator: str, on_event: Callable[[Event], None] | None, *, keep: bool
+) -> tuple[Outcome, Lab | None, str | None]:
+    """Play the scenario once; return also what the emulator broke, if that is why it failed."""
     outcome = Outcome(scenario.name, scenario.description)
     start = time.monotonic()
-    progress.say(f"scenario {scenario.name}: {scenario.description or scenario.path}")
     lab: Lab | None = None
+    fault = None
     kept = False
     try:
         images = layers.get()
@@ -66,10 +85,11 @@ def run(
             progress.say(f"the end of what was said:\n{e.output.rstrip()}")
         outcome.failures.append(f"{e.message} {e.hint}".strip())
     finally:
+        if lab and outcome.failures:
+            fault = lab.emulator_fault()
         if lab and not kept:
             lab.close()
-    outcome.timings["total_s"] = time.monotonic() - start
-    return outcome, lab if kept else None
+    return outcome, lab if kept else None, fault
 
 
 class Runner:
