@@ -50,6 +50,9 @@ _log = logging.getLogger("xenwarden.limits")
 # States that do not change by themselves: a kind that is costly to read is not asked at every turn.
 _STANDS = (LimitState.SET, LimitState.UNSUPPORTED)
 
+# A kernel that lacks a module looks for it each time that it is asked.
+_UNSUPPORTED_S = 15.0
+
 
 @dataclass(frozen=True, slots=True)
 class _Job:
@@ -407,12 +410,13 @@ class LimitEngine:
         self._checked[id_] = (domain.domid, want.value, self._clock.monotonic())
 
     def _is_fresh(self, id_: Id, kind: Kind, domain: DomainInfo, want: Want) -> bool:
-        """Tell whether what costs a process to find out was found out lately."""
-        checked = self._checked.get(id_)
+        """Tell whether what is costly to find out was found out lately."""
+        checked, last = self._checked.get(id_), self._last(id_)
+        unsupported = last is not None and last.state is LimitState.UNSUPPORTED
         return (
             checked is not None
             and checked[:2] == (domain.domid, want.value)
-            and self._clock.monotonic() - checked[2] < kind.recheck_s
+            and self._clock.monotonic() - checked[2] < (_UNSUPPORTED_S if unsupported else kind.recheck_s)
         )
 
 
