@@ -30,6 +30,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     assert parsed.verb is not None  # noqa: S101  parse says so
     try:
         return RUN[parsed.verb.name](parsed)
+    except UsageError as error:
+        return _fail(str(error), error.hint, 2)
     except RefusedError as error:
         return _fail(error.message, error.hint, 1)
     except KeyboardInterrupt:
