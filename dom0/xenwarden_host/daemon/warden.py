@@ -15,6 +15,7 @@ from xenwarden_host.daemon.apply import Applier
 from xenwarden_host.daemon.ledger import Ledger
 from xenwarden_host.database import DatabaseError
 from xenwarden_host.errors import LimitError
+from xenwarden_host.policy.model import FailSafe
 from xenwarden_host.records import AgentState, Level, LimitKind, Snapshot, VmState
 
 if TYPE_CHECKING:
@@ -108,13 +109,17 @@ class Warden:
         self._guard("store", read)
         return raised
 
-    def release_all_for_stop(self) -> None:
-        """Lift every limit, as the policy's fail-safe wants it when the daemon ends."""
-        self._guard("limits", self._lift_all_now)
+    def fail_safe(self) -> None:
+        """Lift the limits that the policy does not want to outlive the daemon."""
+        self._guard("limits", self._lift_unkept)
 
-    def _lift_all_now(self) -> None:
-        self.engine.lift_all(None)
-        self._reconcile(self.tracker.vms())
+    def _lift_unkept(self) -> None:
+        vms = self.tracker.vms()
+        for uuid in {status.uuid for status in self.engine.status()}:
+            name = vms[uuid].info.name if uuid in vms else ""
+            if self.policy.vm(uuid, name).fail_safe is FailSafe.RELEASE:
+                self.engine.lift_all(uuid)
+        self._reconcile(vms)
 
     def close(self) -> None:
         """Close the database and the journal."""
