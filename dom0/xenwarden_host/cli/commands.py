@@ -284,6 +284,27 @@ def run_kill_switch(parsed: Parsed) -> int:
     return 0
 
 
+def run_export(parsed: Parsed) -> int:
+    """Print what the daemon knows, to be taken elsewhere."""
+    from xenwarden_host.cli import transferring  # noqa: PLC0415  heavy, and no daemon is asked
+
+    return transferring.export(parsed)
+
+
+def run_import(parsed: Parsed) -> int:
+    """Take what was exported."""
+    from xenwarden_host.cli import transferring  # noqa: PLC0415  likewise
+
+    taken = transferring.restore(parsed)
+    if "json" in parsed.options:
+        _print_json(taken)
+    elif "dry_run" in parsed.options or "verbose" in parsed.options:
+        would = "would be " if "dry_run" in parsed.options else ""
+        figures = f"{taken['vms']} VMs, {taken['limits']} limits, {taken['originals']} originals"
+        print(f"{figures} {would}taken; policy: {taken['policy'] or 'none'}")
+    return 0
+
+
 def run_version(parsed: Parsed) -> int:
     """Print versions."""
     try:
@@ -309,5 +330,7 @@ RUN: dict[str, Callable[[Parsed], int]] = {
     "events": run_events,
     "policy": run_policy,
     "kill-switch": run_kill_switch,
+    "export": run_export,
+    "import": run_import,
     "version": run_version,
 }

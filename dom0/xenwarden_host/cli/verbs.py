@@ -115,6 +115,11 @@ _EVENT = (
     ("data", "the event's own figures"),
 )
 
+_PLACES = (
+    Option(("--state-dir",), "The state directory (/var/lib/xenwarden).", metavar="DIR"),
+    Option(("--config",), "The policy (/etc/xen/xenwarden.yaml).", metavar="FILE"),
+)
+
 VERBS = (
     Verb(
         "list",
@@ -348,6 +353,42 @@ VERBS = (
         json=(
             ("on", "whether it is on"),
             ("file", "the file that engages it, or null"),
+        ),
+        changes=True,
+    ),
+    Verb(
+        "export",
+        "Print policy, histories, limits and originals, to be imported elsewhere.",
+        "For another host to which the VMs migrate, or before dom0 is installed anew. Needs root and no "
+        "daemon; of one that runs, histories are at most a minute old. The audit log stays where it is.",
+        options=_PLACES,
+        examples=(("xenwarden export > state.json", "Keep it."),),
+        json=(
+            ("format", "xenwarden-state"),
+            ("version", "1"),
+            ("xenwarden", "version that wrote it"),
+            ("unix_s", "when"),
+            ("sha256", "of state"),
+            ("state", "what import reads; its form may change with version"),
+        ),
+    ),
+    Verb(
+        "import",
+        "Take what was exported into an empty state directory.",
+        "FILE is what export printed, - is standard input. Nothing is changed where the file is damaged, the "
+        "state directory is not empty, or another policy is there. The next xenwardend knows each VM by its "
+        "UUID, sets its limits again and puts back the originals that the other host had.",
+        arguments=(Argument(FILE),),
+        options=_PLACES,
+        examples=(
+            ("xenwarden -N import state.json", "Would it work?"),
+            ("xenwarden import state.json", "Do it."),
+        ),
+        json=(
+            ("vms", "number of VMs known"),
+            ("limits", "number of limits wanted"),
+            ("originals", "number of places whose original is known"),
+            ("policy", "the file that the policy was written to; null: none, or it was there"),
         ),
         changes=True,
     ),
