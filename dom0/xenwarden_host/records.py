@@ -207,6 +207,7 @@ class VmView:
     report_age_s: float | None
     answer: Answer | None  # the last one
     held: frozenset[LimitKey] = field(default_factory=frozenset)  # our limits in force
+    service: bool = False  # dom0, a stub, driver or store domain
 
 
 @dataclass(frozen=True, slots=True)

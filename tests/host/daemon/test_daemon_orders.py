@@ -90,6 +90,19 @@ def test_protected_vms_are_never_limited(world: World, name: str) -> None:
     assert not world.hypervisor.calls
 
 
+@pytest.mark.parametrize("protected", ["driver", "db1"])
+def test_protected_vm_that_floods_is_told_and_never_judged(world: World, protected: str) -> None:
+    flooder = world.start(protected)
+    world.hypervisor.change(flooder.domid, service=protected == "driver")
+    flooder.signals["tx_syn_pps"] = 5000
+    flooder.vif |= {"rx_packets": 5000, "rx_bytes": 300_000}
+    world.run(seconds=40)
+    shown = world.show(flooder)
+    assert (shown["state"], shown["verdict"], shown["limits"]) == ("normal", None, [])
+    events = world.service.warden.database.audit(limit=100)
+    assert any(event["event"] == "alert" and event["name"] == protected for event in events)
+
+
 def test_vm_that_the_policy_comes_to_exempt_is_released(world: World) -> None:
     world.start("web")
     world.run(seconds=1)
