@@ -127,6 +127,9 @@ class LimitStatus:
     why: str
     since_unix_s: float
     detail: str = ""  # the sentence of a state that is not SET
+    set_to: str | None = None  # what was made of `original`, in the same words; None: nothing yet
+    read_back: str | None = None  # what stood there when it was last read
+    until_unix_s: float | None = None  # when it lapses by itself
 
 
 # --- what HSEM sees ---------------------------------------------------------------------------------
@@ -204,6 +207,7 @@ class VmView:
     report_age_s: float | None
     answer: Answer | None  # the last one
     held: frozenset[LimitKey] = field(default_factory=frozenset)  # our limits in force
+    service: bool = False  # dom0, a stub, driver or store domain
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,6 +8,7 @@ import sys
 
 from xenwarden_host import __version__
 from xenwarden_host.cli.output import clock_time, colour, figure, printable, span, table
+from xenwarden_host.cli.parser import UsageError
 from xenwarden_host.control.client import ControlClient, UnreachableError
 
 TYPE_CHECKING = False
@@ -38,15 +39,18 @@ def _note(sentence: str) -> None:
 def _limits_table(rows: list[dict[str, Any]], *, named: bool) -> str:
     header = ("Name",) if named else ()
     return table(
-        (*header, "Limit", "Value", "State", "Before", "Owner", "Why"),
+        (*header, "Limit", "Decided", "Set", "Read back", "Before", "State", "Owner", "Until", "Why"),
         [
             (
                 *((row["name"],) if named else ()),
                 row["kind"],
                 row["value"],
-                row["state"],
+                row["set"],
+                row["read_back"],
                 row["original"] if row["original"] is not None else "none",
+                row["state"],
                 row["owner"],
+                "-" if row["until_unix_s"] is None else clock_time(row["until_unix_s"]),
                 f"{row['why']} ({row['detail']})" if row["detail"] else row["why"],
             )
             for row in rows
@@ -170,6 +174,45 @@ def run_limits(parsed: Parsed) -> int:
     return 0
 
 
+def run_limit(parsed: Parsed) -> int:
+    """Limit one VM, or show its limits."""
+    from xenwarden_host.cli import amounts  # noqa: PLC0415  only here are amounts read
+
+    try:
+        orders = amounts.orders(parsed.options)
+        for_s = amounts.span_s(parsed.options["for"]) if "for" in parsed.options else None
+    except ValueError as error:
+        raise UsageError(str(error), parsed.verb) from None
+    dry_run = "dry_run" in parsed.options
+    if not orders and (for_s is not None or dry_run):
+        raise UsageError("limit needs a limit to set, such as --cap 50", parsed.verb)
+    client = _client(parsed)
+    if not orders:
+        vm = client.ask("show", **_domain(parsed))
+        answer = {"name": vm["name"], "uuid": vm["uuid"], "ordered": [], "limits_now": vm["limits_now"]}
+    else:
+        answer = client.ask("limit", orders=orders, for_s=for_s, dry_run=dry_run, **_domain(parsed))
+    if "json" in parsed.options:
+        _print_json(answer)
+    elif not orders or "verbose" in parsed.options:
+        print(_limits_table(answer["limits_now"], named=False))
+    elif dry_run:
+        for order in answer["ordered"]:
+            value, was = (order[name] if order[name] is not None else "none" for name in ("value", "was"))
+            print(f"{printable(answer['name'])}: {order['kind']} would be {value}, is {was}")
+    if not orders or dry_run:
+        return 0
+    ordered = {order["kind"] for order in answer["ordered"]}
+    wrong = [
+        row
+        for row in answer["limits_now"]
+        if row["kind"] in ordered and row["state"] not in ("set", "pending")
+    ]
+    for row in wrong:
+        _note(f"{row['kind']} is {row['state']}: {row['detail']}")
+    return 1 if wrong else 0
+
+
 def run_release(parsed: Parsed) -> int:
     """Lift limits."""
     dry_run = "dry_run" in parsed.options
@@ -241,6 +284,27 @@ def run_kill_switch(parsed: Parsed) -> int:
     return 0
 
 
+def run_export(parsed: Parsed) -> int:
+    """Print what the daemon knows, to be taken elsewhere."""
+    from xenwarden_host.cli import transferring  # noqa: PLC0415  heavy, and no daemon is asked
+
+    return transferring.export(parsed)
+
+
+def run_import(parsed: Parsed) -> int:
+    """Take what was exported."""
+    from xenwarden_host.cli import transferring  # noqa: PLC0415  likewise
+
+    taken = transferring.restore(parsed)
+    if "json" in parsed.options:
+        _print_json(taken)
+    elif "dry_run" in parsed.options or "verbose" in parsed.options:
+        would = "would be " if "dry_run" in parsed.options else ""
+        figures = f"{taken['vms']} VMs, {taken['limits']} limits, {taken['originals']} originals"
+        print(f"{figures} {would}taken; policy: {taken['policy'] or 'none'}")
+    return 0
+
+
 def run_version(parsed: Parsed) -> int:
     """Print versions."""
     try:
@@ -261,9 +325,12 @@ RUN: dict[str, Callable[[Parsed], int]] = {
     "show": run_show,
     "why": run_why,
     "limits": run_limits,
+    "limit": run_limit,
     "release": run_release,
     "events": run_events,
     "policy": run_policy,
     "kill-switch": run_kill_switch,
+    "export": run_export,
+    "import": run_import,
     "version": run_version,
 }

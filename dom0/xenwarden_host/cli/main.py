@@ -26,11 +26,14 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 0
     from xenwarden_host.cli.commands import RUN  # noqa: PLC0415  a wrong usage need not load the client
     from xenwarden_host.control.client import RefusedError  # noqa: PLC0415  likewise
+    from xenwarden_host.errors import XenwardenError  # noqa: PLC0415  likewise
 
     assert parsed.verb is not None  # noqa: S101  parse says so
     try:
         return RUN[parsed.verb.name](parsed)
-    except RefusedError as error:
+    except UsageError as error:
+        return _fail(str(error), error.hint, 2)
+    except (RefusedError, XenwardenError) as error:
         return _fail(error.message, error.hint, 1)
     except KeyboardInterrupt:
         return 130

@@ -114,21 +114,24 @@ def _roff(text: str) -> str:
 def completion() -> str:
     """Return the bash completion."""
     flags = " ".join(flag for option in GLOBAL_OPTIONS for flag in option.flags)
+    options = [*GLOBAL_OPTIONS, *(option for verb in VERBS for option in verb.options)]
+    valued = list(dict.fromkeys(flag for option in options if option.metavar for flag in option.flags))
+    files = [flag for flag in valued if flag in ("--socket", "--state-dir", "--config")]
     lines = [
         "# bash completion of xenwarden, made from its table of verbs by xenwarden_host.cli.manual",
         "_xenwarden() {",
         "  local word=${COMP_WORDS[COMP_CWORD]} verb= count=0 index",
         "  for ((index = 1; index < COMP_CWORD; index++)); do",
         "    case ${COMP_WORDS[index]} in",
-        "      --socket | -n | --lines) ((index++)) ;;",
+        f"      {' | '.join(valued)}) ((index++)) ;;",
         "      -*) ;;",
         "      *) if [[ -z $verb ]]; then verb=${COMP_WORDS[index]}; else ((count++)); fi ;;",
         "    esac",
         "  done",
         "  COMPREPLY=()",
         '  case "${COMP_WORDS[COMP_CWORD - 1]}" in',
-        '    --socket) mapfile -t COMPREPLY < <(compgen -f -- "$word"); return ;;',
-        "    -n | --lines) return ;;",
+        f'    {" | ".join(files)}) mapfile -t COMPREPLY < <(compgen -f -- "$word"); return ;;',
+        f"    {' | '.join(flag for flag in valued if flag not in files)}) return ;;",
         "  esac",
         '  case "$verb:$count" in',
         f"    :0) _xenwarden_words '{' '.join(verb.name for verb in VERBS)}' ;;",

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 DOMAIN = "DOMAIN"  # the metavar that completion fills with VM names
 FILE = "FILE"  # the metavar that completion fills with files
+_MANY = 4
 
 
 class Argument:
@@ -64,7 +65,9 @@ class Verb:
         self.changes = changes
 
     def usage(self) -> str:
-        """Return the verb with its arguments, as `release [--all] [DOMAIN]`."""
+        """Return the verb with its arguments, as `release [--all] [DOMAIN]`; many options are not named."""
+        if len(self.options) > _MANY:
+            return " ".join([self.name, "[OPTION...]", *map(str, self.arguments)])
         flags = [
             f"[{'|'.join(option.flags)}{' ' + option.metavar if option.metavar else ''}]"
             for option in self.options
@@ -85,12 +88,15 @@ _UNITS = "cap: percent of one CPU; vif: bit/s or packets per second; vbd: byte/s
 
 _LIMIT_NOW = (
     ("kind", _KINDS),
-    ("value", _UNITS),
+    ("value", f"what was decided; {_UNITS}"),
+    ("set", "what was made of the original, in the same words; null: nothing yet"),
+    ("read_back", "what stood there when it was last read; null: nothing"),
     ("original", "what was there before, as it will be put back; null: nothing"),
     ("state", "pending, set, unsupported, failed, no-target or protected, after reading back"),
-    ("owner", "hsem, or operator:NAME"),
+    ("owner", "hsem, hrem or operator:NAME"),
     ("why", "the reason, one sentence"),
     ("since_unix_s", "when it was first wanted"),
+    ("until_unix_s", "when it lapses by itself; null: never"),
     ("detail", "what is wrong where the state is not set"),
 )
 
@@ -107,6 +113,11 @@ _EVENT = (
     ("who", "hsem, xenwardend or operator:USER"),
     ("text", "one sentence"),
     ("data", "the event's own figures"),
+)
+
+_PLACES = (
+    Option(("--state-dir",), "The state directory (/var/lib/xenwarden).", metavar="DIR"),
+    Option(("--config",), "The policy (/etc/xen/xenwarden.yaml).", metavar="FILE"),
 )
 
 VERBS = (
@@ -217,8 +228,8 @@ VERBS = (
     Verb(
         "limits",
         "List the limits in force and what was there before.",
-        "One line for each limit: what is wanted, whether it was read back as set, the original, "
-        "who wants it and why.",
+        "One line for each limit: what was decided, what was set for it, what was read back, what was there "
+        "before, who decided it, until when and why.",
         arguments=(Argument(DOMAIN, required=False),),
         examples=(("xenwarden limits", "Of all VMs."), ("xenwarden limits mallory", "Of one VM.")),
         json=(
@@ -228,9 +239,55 @@ VERBS = (
         ),
     ),
     Verb(
+        "limit",
+        "Limit a VM; with no limit named, show its limits.",
+        "Takes effect at once and is read back: exit status 1 where a limit does not stand. Of what is "
+        "decided for one VM and one kind, an operator's order counts before HSEM's decision, and that before "
+        "HREM's balance; what counted less holds again when the order lapses, is taken back (none) or "
+        "released. An original that is stricter stays. dom0, driver and stub domains, and VMs that the "
+        "policy exempts, are never limited. Amounts are written as xl(1) takes them: in a rate b is bits, B "
+        "is bytes, and K, M, G are powers of ten.",
+        arguments=(Argument(DOMAIN),),
+        options=(
+            Option(("--cap",), "CPU time in percent of one CPU; 0 or none: no order.", metavar="PERCENT"),
+            Option(("--weight",), "Scheduler weight, 1 to 65535.", metavar="WEIGHT"),
+            Option(("--vif-rate",), "What the VM sends, as 10Mb/s or 10Mb/s@50ms.", metavar="RATE"),
+            Option(("--vif-in",), "What reaches the VM, as 10Mb/s.", metavar="RATE"),
+            Option(
+                ("--vif-pps",),
+                "Requests that it sends per second: 100, or by class syn=100,udp=none.",
+                metavar="NUMBER",
+            ),
+            Option(("--vbd-io",), "What it reads, and what it writes, on disks, as 10MB/s.", metavar="RATE"),
+            Option(
+                ("--memory",), "Memory to balloon down to, as 512m; a bare number is MiB.", metavar="SIZE"
+            ),
+            Option(("--vcpus",), "vCPUs that it may use.", metavar="NUMBER"),
+            Option(("--pause",), "Do not let it run; taken back by release."),
+            Option(("--for",), "Lapses by itself, as 90s, 10m, 2h or 1d.", metavar="TIME"),
+        ),
+        examples=(
+            ("xenwarden limit mallory", "What limits it has."),
+            ("xenwarden limit mallory --vif-rate 10Mb/s --for 10m", "For ten minutes."),
+            ("xenwarden limit mallory --cap none", "Take that order back."),
+        ),
+        json=(
+            ("name", "the VM's name"),
+            ("uuid", "its UUID"),
+            ("ordered", "what was ordered; empty where limits are only shown"),
+            ("ordered[].kind", _KINDS),
+            ("ordered[].value", "the order; null: taken back"),
+            ("ordered[].was", "the value that held before; null: none"),
+            ("limits_now", "limits wanted now"),
+            *((f"limits_now[].{name}", meaning) for name, meaning in _LIMIT_NOW),
+        ),
+        changes=True,
+    ),
+    Verb(
         "release",
         "Lift the limits of a VM and put back what was there before.",
-        "HSEM goes back to watching the VM from the beginning: it can limit it again on new evidence. "
+        "All of them, an operator's orders too. HSEM goes back to watching the VM from the beginning: it can "
+        "limit it again on new evidence. "
         "For no limits at all, see kill-switch.",
         arguments=(Argument(DOMAIN, required=False),),
         options=(Option(("--all",), "Release every VM."),),
@@ -296,6 +353,42 @@ VERBS = (
         json=(
             ("on", "whether it is on"),
             ("file", "the file that engages it, or null"),
+        ),
+        changes=True,
+    ),
+    Verb(
+        "export",
+        "Print policy, histories, limits and originals, to be imported elsewhere.",
+        "For another host to which the VMs migrate, or before dom0 is installed anew. Needs root and no "
+        "daemon; of one that runs, histories are at most a minute old. The audit log stays where it is.",
+        options=_PLACES,
+        examples=(("xenwarden export > state.json", "Keep it."),),
+        json=(
+            ("format", "xenwarden-state"),
+            ("version", "1"),
+            ("xenwarden", "version that wrote it"),
+            ("unix_s", "when"),
+            ("sha256", "of state"),
+            ("state", "what import reads; its form may change with version"),
+        ),
+    ),
+    Verb(
+        "import",
+        "Take what was exported into an empty state directory.",
+        "FILE is what export printed, - is standard input. Nothing is changed where the file is damaged, the "
+        "state directory is not empty, or another policy is there. The next xenwardend knows each VM by its "
+        "UUID, sets its limits again and puts back the originals that the other host had.",
+        arguments=(Argument(FILE),),
+        options=_PLACES,
+        examples=(
+            ("xenwarden -N import state.json", "Would it work?"),
+            ("xenwarden import state.json", "Do it."),
+        ),
+        json=(
+            ("vms", "number of VMs known"),
+            ("limits", "number of limits wanted"),
+            ("originals", "number of places whose original is known"),
+            ("policy", "the file that the policy was written to; null: none, or it was there"),
         ),
         changes=True,
     ),

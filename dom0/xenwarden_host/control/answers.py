@@ -15,7 +15,7 @@ from xenwarden_host import __version__
 from xenwarden_host.control.peers import Role
 from xenwarden_host.control.plain import plain
 from xenwarden_host.errors import XenwardenError
-from xenwarden_host.records import AgentState, VmState
+from xenwarden_host.records import AgentState, LimitKey, LimitKind, VmState
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -26,6 +26,8 @@ if TYPE_CHECKING:
     from xenwarden_host.records import LimitStatus
 
 _MAX_EVENTS = 1000
+_MAX_FOR_S = 10 * 365 * 86400
+_HIGHEST = {LimitKind.WEIGHT: 65535, LimitKind.PAUSE: 1}  # where it is not what fits into JSON
 
 
 class Answers:
@@ -205,6 +207,37 @@ class Answers:
             out.append({"name": guest.info.name, "uuid": uuid, "state": str(state), "lifted": lifted})
         return out
 
+    def _limit(self, request: Mapping[str, Any], user: str) -> dict[str, Any]:
+        warden, guest = self._warden, self._guest(request)
+        info, dry_run = guest.info, bool(request.get("dry_run"))
+        orders, for_s = _orders(request.get("orders")), request.get("for_s")
+        if for_s is not None and not (isinstance(for_s, (int, float)) and 0 < for_s <= _MAX_FOR_S):
+            raise XenwardenError("a limit lasts between a second and ten years")
+        if info.service:
+            raise XenwardenError(f"{info.name} serves other VMs: it is never limited")
+        policy = warden.policy.vm(info.uuid, info.name)
+        if policy.exempt:
+            raise XenwardenError(
+                f"the policy exempts {info.name} from limits", hint=f"see the entry at {policy.source}"
+            )
+        file = warden.kill_switch.engaged_by()
+        if file is not None:
+            raise XenwardenError(f"the kill switch is on ({file}): no limit is set")
+        if warden.dry_run and not dry_run:
+            raise XenwardenError("xenwardend runs with --dry-run: it changes nothing")
+        before = {str(s.key): s.value for s in warden.engine.status(info.uuid)}
+        if not dry_run:
+            warden.limit(info.uuid, orders, f"operator:{user}", for_s)
+        return {
+            "name": info.name,
+            "uuid": info.uuid,
+            "ordered": [
+                {"kind": str(key), "value": value or None, "was": before.get(str(key))}
+                for key, value in orders.items()
+            ],
+            "limits_now": [_limit(status) for status in warden.engine.status(info.uuid)],
+        }
+
     def _to_release(self) -> list[Guest]:
         """Return the VMs that have something to be released from; others are not let alone for it."""
         warden = self._warden
@@ -257,15 +290,36 @@ class Answers:
         return found[0]
 
 
+def _orders(given: Any) -> dict[LimitKey, int]:
+    """Return an operator's orders; 0 takes one back."""
+    if not isinstance(given, dict) or not given:
+        raise XenwardenError("no limit was named")
+    orders = {}
+    for name, value in given.items():
+        try:
+            key = LimitKey.parse(name)
+        except ValueError:
+            raise XenwardenError(f"there is no limit {name!r}") from None
+        if (key.kind is LimitKind.VIF_PPS) != (key.match is not None):
+            raise XenwardenError(f"there is no limit {name!r}")
+        if type(value) is not int or not 0 <= value <= _HIGHEST.get(key.kind, 1 << 53):
+            raise XenwardenError(f"{name} cannot be {value}")
+        orders[key] = value
+    return orders
+
+
 def _limit(status: LimitStatus) -> dict[str, Any]:
     return {
         "kind": str(status.key),
         "value": status.value,
+        "set": status.set_to,
+        "read_back": status.read_back,
         "original": status.original,
         "state": str(status.state),
         "owner": status.owner,
         "why": status.why,
         "since_unix_s": status.since_unix_s,
+        "until_unix_s": status.until_unix_s,
         "detail": status.detail,
     }
 
@@ -285,5 +339,6 @@ _COMMANDS: dict[str, tuple[Role, Callable[[Answers, Mapping[str, Any], str], Any
     "policy": (Role.VIEWER, Answers._policy),  # noqa: SLF001
     "version": (Role.VIEWER, Answers._version),  # noqa: SLF001
     "release": (Role.OPERATOR, Answers._release),  # noqa: SLF001
+    "limit": (Role.OPERATOR, Answers._limit),  # noqa: SLF001
     "kill-switch": (Role.ADMIN, Answers._kill_switch),  # noqa: SLF001
 }

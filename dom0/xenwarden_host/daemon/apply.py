@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from xenwarden_host.daemon.ledger import Ledger
     from xenwarden_host.daemon.tracker import Guest
     from xenwarden_host.limits.engine import LimitEngine
+    from xenwarden_host.limits.journal import Want
     from xenwarden_host.records import Action, LimitStatus
 
 log = logging.getLogger("xenwarden.apply")
@@ -109,9 +110,9 @@ class Applier:
 
     def _adopt(self, key: tuple[str, LimitKey]) -> None:
         """Take a limit as said that the engine remembers from an earlier daemon, with its reason."""
-        for status in self._engine.status(key[0]):
-            if status.key == key[1] and status.owner == audit.HSEM:
-                self._wanted[key] = (status.value, status.why)
+        for want in self._engine.wanted(audit.HSEM, key[0]):
+            if want.key == key[1]:
+                self._wanted[key] = (want.value, want.why)
 
     def _lift(self, action: LiftLimit, name: str) -> None:
         self._wanted.pop((action.uuid, action.key), None)
@@ -206,22 +207,22 @@ class Applier:
             return
         for uuid in set(uuids) - self._here:
             self._here.add(uuid)
-            self._lift_unsaid(self._engine.status(uuid))
+            self._lift_unsaid(self._engine.wanted(audit.HSEM, uuid))
 
     def lift_forgotten(self, present: Collection[str], remembered: Callable[[str], bool]) -> None:
         """Lift what HSEM wanted of VMs that are gone and that it does not remember any more."""
         if not self._dry_run:
-            gone = [status for status in self._engine.status() if status.uuid not in present]
-            for status in gone:
-                if not remembered(status.uuid):
-                    self.forget(status.uuid)
-            self._lift_unsaid(status for status in gone if not remembered(status.uuid))
+            wants = self._engine.wanted(audit.HSEM)
+            gone = [want for want in wants if want.uuid not in present and not remembered(want.uuid)]
+            for want in gone:
+                self.forget(want.uuid)
+            self._lift_unsaid(gone)
 
-    def _lift_unsaid(self, statuses: Iterable[LimitStatus]) -> None:
-        for status in statuses:
-            if status.owner == audit.HSEM and (status.uuid, status.key) not in self._wanted:
-                log.warning("event=limit-orphaned uuid=%s key=%s", status.uuid, status.key)
-                self._engine.lift(status.uuid, status.key, audit.HSEM)
+    def _lift_unsaid(self, wants: Iterable[Want]) -> None:
+        for want in wants:
+            if (want.uuid, want.key) not in self._wanted:
+                log.warning("event=limit-orphaned uuid=%s key=%s", want.uuid, want.key)
+                self._engine.lift(want.uuid, want.key, audit.HSEM)
 
     def _record(self, event: str, uuid: str, name: str, text: str, **data: Any) -> None:
         if self._dry_run:

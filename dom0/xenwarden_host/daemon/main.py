@@ -9,6 +9,7 @@ import logging
 import os
 import signal
 import sys
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -20,7 +21,7 @@ from xenwarden_host.daemon.service import Service
 from xenwarden_host.errors import XenwardenError
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterator, Sequence
 
     from xenwarden_host.protocols import Hypervisor, Store, VbdControl, VifControl
 
@@ -42,6 +43,18 @@ def arguments() -> argparse.ArgumentParser:
         "before. Runs in the foreground.",
         epilog="Exit status: 0 stopped by a signal, 1 failed, 2 wrong usage. See man xenwardend.",
     )
+    add_places(parser)
+    parser.add_argument(
+        "--dry-run", action="store_true", help="decide and log; write nothing to guests, set no limit"
+    )
+    parser.add_argument("-v", "--verbose", action="store_true", help="log each write to a guest too")
+    parser.add_argument("--debug", action="store_true", help="the same, and tracebacks with errors")
+    parser.add_argument("--version", action="version", version=f"xenwardend {__version__}")
+    return parser
+
+
+def add_places(parser: argparse.ArgumentParser) -> None:
+    """Add the options that say where policy and state are."""
     parser.add_argument(
         "--config",
         type=Path,
@@ -52,13 +65,6 @@ def arguments() -> argparse.ArgumentParser:
         "--state-dir", type=Path, default=STATE_DIR, metavar="DIR", help="default: %(default)s"
     )
     parser.add_argument("--run-dir", type=Path, default=RUN_DIR, metavar="DIR", help="default: %(default)s")
-    parser.add_argument(
-        "--dry-run", action="store_true", help="decide and log; write nothing to guests, set no limit"
-    )
-    parser.add_argument("-v", "--verbose", action="store_true", help="log each write to a guest too")
-    parser.add_argument("--debug", action="store_true", help="the same, and tracebacks with errors")
-    parser.add_argument("--version", action="version", version=f"xenwardend {__version__}")
-    return parser
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -78,6 +84,22 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _run(options: argparse.Namespace) -> int:
+    with machine() as (hypervisor, store, vifs, vbds):
+        lock = take_instance(options)
+        try:
+            serve(options, hypervisor=hypervisor, store=store, vifs=vifs, vbds=vbds)
+        finally:
+            os.close(lock)
+    return 0
+
+
+@contextmanager
+def machine() -> Iterator[tuple[Hypervisor, Store, VifControl, VbdControl]]:
+    """Yield this dom0's Xen, XenStore, vifs and disks.
+
+    Raises:
+        XenwardenError, StoreError: this is no dom0, or XenStore is not to be had.
+    """
     from xenwarden_channel.client import StoreClient  # noqa: PLC0415  --help and --version run anywhere
     from xenwarden_host.libxl.xenlight import Xenlight  # noqa: PLC0415  likewise: it needs the compiled binding
     from xenwarden_host.limits.vbd import DomainVbds  # noqa: PLC0415  likewise
@@ -87,19 +109,15 @@ def _run(options: argparse.Namespace) -> int:
         raise XenwardenError(
             f"this is no Xen dom0: there is no {_PRIVCMD}", hint="boot Xen, then: modprobe xen-privcmd"
         )
-    lock = take_instance(options)
     store = StoreClient(deadline_s=STORE_DEADLINE_S)
     try:
         hypervisor = Xenlight(store)
         try:
-            vbds = DomainVbds(store)
-            serve(options, hypervisor=hypervisor, store=store, vifs=DomainVifs(store), vbds=vbds)
+            yield hypervisor, store, DomainVifs(store), DomainVbds(store)
         finally:
             hypervisor.close()
     finally:
         store.close()
-        os.close(lock)
-    return 0
 
 
 def take_instance(options: argparse.Namespace) -> int:

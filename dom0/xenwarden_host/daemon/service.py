@@ -17,7 +17,6 @@ from xenwarden_host.daemon.loop import READ, Loop
 from xenwarden_host.daemon.notify import notify, watchdog_interval_s
 from xenwarden_host.errors import HypervisorError, XenwardenError
 from xenwarden_host.policy.load import load as load_policy
-from xenwarden_host.policy.model import FailSafe
 
 if TYPE_CHECKING:
     import socket
@@ -122,10 +121,10 @@ class Service:
     ) -> None:
         warden = self.warden
         if kind is None:
-            release = warden.policy.fail_safe is FailSafe.RELEASE
-            if release:
-                warden.release_all_for_stop()
-            text = f"xenwardend stopped; limits are {'released' if release else 'kept'}"
+            if not warden.dry_run:
+                warden.fail_safe()
+            kept = len(warden.engine.status())
+            text = f"xenwardend stopped; limits kept: {kept or 'none'}"
             warden.audit.record("daemon-stop", who=audit.DAEMON, text=text)
         warden.save()
         self.abandon()

@@ -47,6 +47,7 @@ def build(
                 report_age_s=None if inbox.report is None else now_s - inbox.report_received_s,
                 answer=inbox.answer,
                 held=held(uuid),
+                service=info.service,
             )
         )
         inbox.report_is_new = False

@@ -10,11 +10,12 @@ from typing import TYPE_CHECKING, Any
 from xenwarden_channel import paths, signals
 from xenwarden_channel.messages import MAX_VALUE
 from xenwarden_host import audit
-from xenwarden_host.daemon import views
+from xenwarden_host.daemon import views, words
 from xenwarden_host.daemon.apply import Applier
 from xenwarden_host.daemon.ledger import Ledger
 from xenwarden_host.database import DatabaseError
 from xenwarden_host.errors import LimitError
+from xenwarden_host.policy.model import FailSafe
 from xenwarden_host.records import AgentState, Level, LimitKind, Snapshot, VmState
 
 if TYPE_CHECKING:
@@ -31,7 +32,7 @@ if TYPE_CHECKING:
     from xenwarden_host.limits.journal import Journal
     from xenwarden_host.policy.model import Policy
     from xenwarden_host.protocols import Clock, VifControl
-    from xenwarden_host.records import DomainInfo, VmView
+    from xenwarden_host.records import DomainInfo, LimitKey, VmView
 
 log = logging.getLogger("xenwarden")
 
@@ -108,13 +109,17 @@ class Warden:
         self._guard("store", read)
         return raised
 
-    def release_all_for_stop(self) -> None:
-        """Lift every limit, as the policy's fail-safe wants it when the daemon ends."""
-        self._guard("limits", self._lift_all_now)
+    def fail_safe(self) -> None:
+        """Lift the limits that the policy does not want to outlive the daemon."""
+        self._guard("limits", self._lift_unkept)
 
-    def _lift_all_now(self) -> None:
-        self.engine.lift_all(None)
-        self._reconcile(self.tracker.vms())
+    def _lift_unkept(self) -> None:
+        vms = self.tracker.vms()
+        for uuid in {status.uuid for status in self.engine.status()}:
+            name = vms[uuid].info.name if uuid in vms else ""
+            if self.policy.vm(uuid, name).fail_safe is FailSafe.RELEASE:
+                self.engine.lift_all(uuid)
+        self._reconcile(vms)
 
     def close(self) -> None:
         """Close the database and the journal."""
@@ -258,6 +263,9 @@ class Warden:
     def _reconcile(self, vms: dict[str, Guest]) -> None:
         if self.applier.killed:
             self.engine.lift_all(None)
+        for uuid, guest in vms.items():
+            if self.policy.vm(uuid, guest.info.name).exempt:
+                self.engine.lift_all(uuid)
         self.applier.note_changes(self.engine.reconcile(self._domains), vms)
 
     def _tell_guests(self, now_s: float) -> None:
@@ -356,6 +364,41 @@ class Warden:
         self._reconcile(vms)
         self.save()
         return state, held
+
+    def limit(self, uuid: str, orders: Mapping[LimitKey, int], who: str, for_s: float | None) -> None:
+        """Set an operator's limits on a VM now, 0 takes the operators' own one of that key back.
+
+        Args:
+            uuid: of a VM that runs.
+            orders: value by key, in the unit of the kind.
+            who: `operator:NAME`.
+            for_s: when they lapse by themselves, in seconds from now.
+
+        Raises:
+            LimitError: a value is none.
+        """
+        vms = self.tracker.vms()
+        name = vms[uuid].info.name
+        user = who.partition(":")[2]
+        until = None if for_s is None else self.clock.unix() + for_s
+        told = []
+        for key, value in orders.items():
+            if value:
+                self.engine.want(uuid, key, value, who, f"ordered by {user}", until)
+            else:
+                self.engine.lift(uuid, key, who)
+            told.append(f"{key} {words.amount(key, value) if value else 'none'}")
+        self.audit.record(
+            "limit-ordered",
+            who=who,
+            text=f"{user} ordered for {name}: {', '.join(told)}",
+            uuid=uuid,
+            name=name,
+            level=logging.WARNING,
+            orders={str(key): value for key, value in orders.items()},
+            until_unix_s=until,
+        )
+        self._reconcile(vms)
 
     def agent_state(self, guest: Guest) -> AgentState:
         """Return how dom0 stands with a guest's agent now."""

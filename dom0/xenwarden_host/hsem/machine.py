@@ -106,7 +106,7 @@ class Machine:
     def _alerted(self, turn: Turn, item: Fired, out: list[Action]) -> bool:
         """Tell an admin where that is all that may be done; return whether it is."""
         rule, outcome, enough = item
-        of_admin = turn.view.vm_type is VmType.DOM0 or turn.policy.exempt
+        of_admin = turn.view.vm_type is VmType.DOM0 or turn.view.service or turn.policy.exempt
         if rule.spec.kind is not RuleKind.ALERT and not of_admin:
             return False
         vm, now_s, name = turn.vm, turn.sight.now_s, rule.spec.name

@@ -19,8 +19,9 @@ if TYPE_CHECKING:
 
 _log = logging.getLogger("xenwarden.limits")
 
-# Whose word counts: the first of these that decided.
-PRECEDENCE = ("operator", "hsem")
+# Whose word counts: the first of these that decided. A person's order stands before any decision, security
+# before balance. Whoever decides, an original that is stricter stays.
+PRECEDENCE = ("operator", "hsem", "hrem")
 
 # Inactive places that are remembered, over all VMs.
 MAX_INACTIVE = 10_000

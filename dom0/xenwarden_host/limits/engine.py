@@ -50,6 +50,9 @@ _log = logging.getLogger("xenwarden.limits")
 # States that do not change by themselves: a kind that is costly to read is not asked at every turn.
 _STANDS = (LimitState.SET, LimitState.UNSUPPORTED)
 
+# A kernel that lacks a module looks for it each time that it is asked.
+_UNSUPPORTED_S = 15.0
+
 
 @dataclass(frozen=True, slots=True)
 class _Job:
@@ -114,7 +117,7 @@ class LimitEngine:
             uuid: of the VM, which need not run now.
             key: what is limited.
             value: in the unit of the kind, above 0.
-            owner: `hsem` or `operator:NAME`.
+            owner: `hsem`, `hrem` or `operator:NAME`.
             why: one sentence.
             expires_unix_s: when it lapses by itself.
 
@@ -160,6 +163,11 @@ class LimitEngine:
         self._book.flush()
 
     # --- what stands ---
+
+    def wanted(self, owner: str, uuid: str | None = None) -> list[Want]:
+        """Return what `owner`'s rank decided, of one VM or of all, whether or not it is what counts."""
+        rank = rank_of(owner)
+        return [w for w in self._book.all_wants() if w.rank == rank and uuid in (None, w.uuid)]
 
     def status(self, uuid: str | None = None) -> list[LimitStatus]:
         """Return every limit that is wanted or not yet taken back, of one VM or of all."""
@@ -246,7 +254,13 @@ class LimitEngine:
             return self._untouchable(id_, want, domain)
         last = self._last(id_)
         if want and last and last.state in _STANDS and self._is_fresh(id_, kind, domain, want):
-            return replace(last, owner=want.owner, why=want.why, since_unix_s=want.since_unix_s)
+            return replace(
+                last,
+                owner=want.owner,
+                why=want.why,
+                since_unix_s=want.since_unix_s,
+                until_unix_s=want.expires_unix_s,
+            )
         try:
             current = kind.read(domain)
             places = {name: self._see(id_, kind, name, text, domain) for name, text in current.items()}
@@ -302,12 +316,12 @@ class LimitEngine:
         wrong = {name: found[name] for name in wanted if name in found and found[name] != wanted[name]}
         if wrong and job.kind.counted and job.want is None:
             return self._done(job, "still so by somebody else's word")
-        if wrong and job.kind.takes_time:
-            detail = f"asked for {told.words(wanted)}, stands at {told.words(wrong)}"
-            return self._failed(job.id, job.want, LimitError(detail, LimitState.PENDING))
         if wrong:
-            sentence = f"set to {told.words(wanted)}, read back as {told.words(wrong)}"
-            return self._failed(job.id, job.want, LimitError(sentence, LimitState.FAILED))
+            state = LimitState.PENDING if job.kind.takes_time else LimitState.FAILED
+            verb = "asked for" if job.kind.takes_time else "set to"
+            sentence = f"{verb} {told.words(wanted)}, read back as {told.words(wrong)}"
+            status = self._failed(job.id, job.want, LimitError(sentence, state))
+            return status and replace(status, read_back=told.words({**wanted, **wrong}))
         if writes:
             _log.info(
                 "event=limit-%s uuid=%s key=%s domid=%d was=%s now=%s",
@@ -327,13 +341,14 @@ class LimitEngine:
             for place in job.places.values():
                 self._release(job.kind, place)
             return self._lifted(job.id, job.places, detail)
-        for place in job.places.values():
-            self._book.put(replace(place, applied=place.intended))
+        places = {name: replace(place, applied=place.intended) for name, place in job.places.items()}
+        for place in places.values():
+            self._book.put(place)
         self._note_checked(job.id, job.want, job.domain)
         stricter = all(place.intended == place.original for place in job.places.values())
         if stricter:
             detail = "what was there before is the stricter and stays"
-        return told.describe(job.want, job.places, LimitState.SET, detail)
+        return told.describe(job.want, places, LimitState.SET, detail)
 
     # --- where there is nothing to do, or it cannot be done ---
 
@@ -407,12 +422,13 @@ class LimitEngine:
         self._checked[id_] = (domain.domid, want.value, self._clock.monotonic())
 
     def _is_fresh(self, id_: Id, kind: Kind, domain: DomainInfo, want: Want) -> bool:
-        """Tell whether what costs a process to find out was found out lately."""
-        checked = self._checked.get(id_)
+        """Tell whether what is costly to find out was found out lately."""
+        checked, last = self._checked.get(id_), self._last(id_)
+        unsupported = last is not None and last.state is LimitState.UNSUPPORTED
         return (
             checked is not None
             and checked[:2] == (domain.domid, want.value)
-            and self._clock.monotonic() - checked[2] < kind.recheck_s
+            and self._clock.monotonic() - checked[2] < (_UNSUPPORTED_S if unsupported else kind.recheck_s)
         )
 
 

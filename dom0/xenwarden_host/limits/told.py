@@ -19,9 +19,20 @@ if TYPE_CHECKING:
 
 def describe(want: Want, places: Mapping[str, Place], state: LimitState, detail: str) -> LimitStatus:
     """Return how a wanted limit stands."""
-    originals = words({name: place.original for name, place in places.items() if place.active})
+    active = {name: place for name, place in places.items() if place.active}
     return LimitStatus(
-        want.uuid, want.key, want.value, originals, state, want.owner, want.why, want.since_unix_s, detail
+        uuid=want.uuid,
+        key=want.key,
+        value=want.value,
+        original=words({name: place.original for name, place in active.items()}),
+        state=state,
+        owner=want.owner,
+        why=want.why,
+        since_unix_s=want.since_unix_s,
+        detail=detail,
+        set_to=words({name: place.intended for name, place in active.items()}),
+        read_back=words({name: place.applied for name, place in active.items()}),
+        until_unix_s=want.expires_unix_s,
     )
 
 

@@ -1,9 +1,8 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""The vifs of a domain whose backend is dom0's netback: `protocols.VifControl` on XenStore and `tc`."""
+"""The vifs of a domain whose backend is dom0's netback: `protocols.VifControl` on XenStore and rtnetlink."""
 
 from __future__ import annotations
 
-import time
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -23,9 +22,6 @@ if TYPE_CHECKING:
 # XenbusState of a backend that is going: its vif takes no limit any more.
 _CLOSING = (b"5", b"6")
 
-# How long a reading of a vif's filters serves the kinds that are reconciled one after the other.
-_FRESH_S = 0.5
-
 
 class DomainVifs:
     """Implements `protocols.VifControl`.
@@ -36,9 +32,9 @@ class DomainVifs:
     Args:
         store: XenStore.
         sys_net: where the kernel shows network devices.
-        run_tc: what runs `tc`, as `tc.run` does.
+        read: what tells a device's filters, as `tc.read` does.
+        apply: what changes them, as `tc.apply` does.
         read_drops: what tells drops by index, as `drops.police_drops` does.
-        monotonic: the time, in seconds.
     """
 
     def __init__(
@@ -46,16 +42,15 @@ class DomainVifs:
         store: Store,
         *,
         sys_net: Path = Path("/sys/class/net"),
-        run_tc: Callable[..., str] = tc.run,
+        read: Callable[[str], tc.VifFilters] = tc.read,
+        apply: Callable[[list[tc.Change]], None] = tc.apply,
         read_drops: Callable[[], dict[int, int]] = police_drops,
-        monotonic: Callable[[], float] = time.monotonic,
     ) -> None:
         self._store = store
         self._sys_net = sys_net
-        self._tc = run_tc
+        self._read = read
+        self._apply = apply
         self._read_drops = read_drops
-        self._monotonic = monotonic
-        self._seen: dict[int, tuple[float, dict[int, tc.VifFilters]]] = {}  # of the domain read last
 
     def devids(self, domid: int) -> list[int]:
         """Return the device ids of the domain's vifs in dom0, without those being closed, ascending."""
@@ -99,10 +94,7 @@ class DomainVifs:
             raise LimitError(f"vif{domid}.{devid} went away", LimitState.NO_TARGET)
 
     def police(self, domid: int) -> dict[int, dict[PacketClass, int]]:
-        """Return the packet limits that stand on each vif now, per class, read back from the kernel.
-
-        What was read less than half a second ago, with no change of ours since, is told again.
-        """
+        """Return the packet limits that stand on each vif now, per class, read back from the kernel."""
         return {devid: dict(filters.limits().pps) for devid, filters in self._filters(domid).items()}
 
     def set_police(self, domid: int, wanted: Mapping[int, Mapping[PacketClass, int]]) -> None:
@@ -131,32 +123,22 @@ class DomainVifs:
 
     def _set(self, domid: int, changes: Mapping[int, Mapping[str, Any]]) -> None:
         there = self._filters(domid)
-        lines: list[str] = []
         for devid, change in changes.items():
             if devid not in there:
                 raise LimitError(f"vif{domid}.{devid} went away", LimitState.NO_TARGET)
             filters = there[devid]
-            lines += tc.plan(self.device(domid, devid), domid, filters, replace(filters.limits(), **change))
-        if lines:
-            self._seen.pop(domid, None)
-            self._tc(lines)
+            self._apply(tc.plan(domid, filters, replace(filters.limits(), **change)))
 
     def _filters(self, domid: int) -> dict[int, tc.VifFilters]:
-        """Read all of the domain's vifs by one process: it is the process that costs."""
-        seen = self._seen.get(domid)
-        if seen is not None and self._monotonic() - seen[0] < _FRESH_S:
-            return seen[1]
-        devices = {devid: self.device(domid, devid) for devid in self.devids(domid)}
-        # One whose device is not there yet, or not any more, must not keep the others from their limits.
-        devices = {devid: name for devid, name in devices.items() if (self._sys_net / name).exists()}
-        if not devices:
-            return {}
-        said = self._tc([line for name in devices.values() for line in tc.query(name)], json_output=True)
-        try:
-            found = dict(zip(devices, tc.parse(said), strict=True))
-        except ValueError as problem:
-            raise LimitError(f"tc's answer is not understood: {problem}", LimitState.FAILED) from problem
-        self._seen = {domid: (self._monotonic(), found)}
+        """Return the filters of the domain's vifs."""
+        found = {}
+        for devid in self.devids(domid):
+            # One whose device is not there yet, or not any more, must not keep the others from their limits.
+            try:
+                found[devid] = self._read(self.device(domid, devid))
+            except LimitError as problem:
+                if problem.state != LimitState.NO_TARGET:
+                    raise
         return found
 
 

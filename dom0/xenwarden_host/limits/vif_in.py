@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""`vif-in`: bits per second from network to guest, by `tc` police on the vif: for the victim of a flood."""
+"""`vif-in`: bits per second from network to guest, by a police action on the vif, for a flood's victim."""
 
 from __future__ import annotations
 
@@ -41,8 +41,8 @@ class VifIn:
         return {str(devid): None if bps is None else str(bps) for devid, bps in found.items()}
 
     def plan(self, domain: DomainInfo, value: int, originals: Mapping[str, Text]) -> dict[str, Text]:  # noqa: ARG002
-        """Return the value for every vif: they share it."""
-        return dict.fromkeys(originals, str(value))
+        """Return the value for every vif, which share it, in whole bytes: the kernel counts those."""
+        return dict.fromkeys(originals, str(max(8, value // 8 * 8)))
 
     def write(self, domain: DomainInfo, texts: Mapping[str, Text]) -> None:
         """Set or remove the limit."""

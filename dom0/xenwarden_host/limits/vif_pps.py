@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""`vif-pps`: packets per second of one class from guest to network, by `tc` police on the vif."""
+"""`vif-pps`: packets per second of one class from guest to network, by a police action on the vif."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ if TYPE_CHECKING:
     from xenwarden_host.protocols import VifControl
     from xenwarden_host.records import DomainInfo, PacketClass
 
-# Reading needs a process; what changes a vif's filters behind our back is its being plugged anew.
-RECHECK_S = 15.0
+# What changes a vif's filters behind our back is its being plugged anew.
+RECHECK_S = 5.0
 
 
 class VifPps:

@@ -130,6 +130,7 @@ def _policy(data: Mapping[str, Any], sources: dict[str, str], own: Loaded | None
                 protect=entry.get("protect", False),
                 exempt=entry.get("exempt", False),
                 source=source,
+                fail_safe=model.FailSafe(entry["fail_safe"]) if "fail_safe" in entry else None,
             )
         )
     return model.Policy(

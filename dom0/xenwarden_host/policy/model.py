@@ -33,7 +33,7 @@ class Trust(StrEnum):
 
 
 class FailSafe(StrEnum):
-    """What becomes of limits when the daemon ends unasked."""
+    """What becomes of limits when the daemon ends."""
 
     KEEP = "keep"
     RELEASE = "release"
@@ -66,6 +66,7 @@ class VmEntry:
     protect: bool
     exempt: bool
     source: str  # where it was written
+    fail_safe: FailSafe | None = None  # None: as for all
 
     def fits(self, uuid: str, name: str) -> bool:
         """Tell whether this entry is about the VM."""
@@ -82,6 +83,7 @@ class VmPolicy:
     protect: bool
     exempt: bool
     source: str
+    fail_safe: FailSafe
 
 
 @dataclass(frozen=True, slots=True)
@@ -244,5 +246,6 @@ class Policy:
         """Return what holds for the VM: the first entry that fits, else the profile `unknown`."""
         for entry in self.vms:
             if entry.fits(uuid, name):
-                return VmPolicy(entry.profile, entry.protect, entry.exempt, entry.source)
-        return VmPolicy(UNKNOWN, protect=False, exempt=False, source="built-in")
+                fail_safe = entry.fail_safe or self.fail_safe
+                return VmPolicy(entry.profile, entry.protect, entry.exempt, entry.source, fail_safe)
+        return VmPolicy(UNKNOWN, protect=False, exempt=False, source="built-in", fail_safe=self.fail_safe)

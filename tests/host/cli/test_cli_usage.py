@@ -40,6 +40,15 @@ ROOT = Path(__file__).resolve().parents[3]
         ("policy show x", "takes no FILE"),
         ("kill-switch maybe", "takes on|off|status"),
         ("-N list", "changes nothing"),
+        ("limit", "needs DOMAIN"),
+        ("limit web --cap", "needs a value"),
+        ("limit web --cap lots", "no whole number"),
+        ("limit web --vif-rate 10Mb", "no rate such as"),
+        ("limit web --vif-rate 10Mb/s@50", "a bare number is seconds"),
+        ("limit web --vif-pps tcp=5", "no class of packets"),
+        ("limit web --for 10", "needs a limit to set"),
+        ("limit web --cap 5 --for soon", "no time such as"),
+        ("limit web -N", "needs a limit to set"),
         ("--socket", "needs a value"),
     ],
 )
@@ -143,7 +152,7 @@ def test_man_pages_have_no_warnings(page: Path) -> None:
 @pytest.mark.parametrize(
     ("line", "offered"),
     [
-        ("xenwarden li", ["list", "limits"]),
+        ("xenwarden li", ["list", "limits", "limit"]),
         ("xenwarden --json sh", ["show"]),
         ("xenwarden show ", ["Domain-0", "mallory"]),
         ("xenwarden show m", ["mallory"]),
@@ -152,6 +161,9 @@ def test_man_pages_have_no_warnings(page: Path) -> None:
         ("xenwarden events --fo", ["--follow"]),
         ("xenwarden release --a", ["--all"]),
         ("xenwarden events -n ", []),
+        ("xenwarden limit --cap 50 m", ["mallory"]),
+        ("xenwarden limit m --vif-", ["--vif-rate", "--vif-in", "--vif-pps"]),
+        ("xenwarden limit --for ", []),
         ("xenwarden list ", []),
     ],
 )

@@ -202,6 +202,7 @@ def members(value: Any, prefix: str = "") -> set[str]:
         ("show", ["show", "mallory"]),
         ("why", ["why", "mallory"]),
         ("limits", ["limits"]),
+        ("limit", ["limit", "mallory", "--memory", "128m"]),
         ("release", ["-N", "release", "--all"]),
         ("kill-switch", ["kill-switch", "status"]),
         ("version", ["version"]),
@@ -494,16 +495,19 @@ def test_viewer_may_look_operator_release_admin_all(tmp_path: Path) -> None:
     first, second, third = [group for group in grp.getgrall() if group.gr_gid][:3]
     policy = f"roles: {{viewer: [{first.gr_name}], operator: [{second.gr_name}], admin: [{third.gr_name}]}}\n"
     with World(tmp_path, policy=policy) as world:
+        world.start("web")
         world.run(seconds=1)
         allowed = {}
         for group in (first, second, third):
             world.peer = Peer(1, 1000, frozenset({group.gr_gid}))
-            verbs = ("list", "kill-switch status", "release Domain-0", "kill-switch on")
+            limit = "limit web --cap 50"
+            verbs = ("list", "kill-switch status", "limit web", limit, "release web", "kill-switch on")
             allowed[group.gr_name] = [verb for verb in verbs if world.command(*verb.split())[0] == 0]
+        look = ["list", "kill-switch status", "limit web"]
         assert allowed == {
-            first.gr_name: ["list", "kill-switch status"],
-            second.gr_name: ["list", "kill-switch status", "release Domain-0"],
-            third.gr_name: ["list", "kill-switch status", "release Domain-0", "kill-switch on"],
+            first.gr_name: look,
+            second.gr_name: [*look, limit, "release web"],
+            third.gr_name: [*look, limit, "release web", "kill-switch on"],
         }
 
 

@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from xenwarden_channel.fake import FakeStore
-from xenwarden_host.limits import drops
+from xenwarden_host.limits import drops, rtnetlink
 from xenwarden_host.limits.vif import DomainVifs
 
 BASE = 0x7800_0000
@@ -44,11 +44,9 @@ DONE = message(3, bytes(4))
 
 
 def test_drops_of_each_action_over_several_messages() -> None:
-    assert drops.parse(dump(action(BASE | 16, 7), action(12, 1)) + dump(action(BASE | 17, 9))) == (
-        {BASE | 16: 7, 12: 1, BASE | 17: 9},
-        False,
-    )
-    assert drops.parse(DONE) == ({}, True)
+    bodies, done = rtnetlink.parse(dump(action(BASE | 16, 7), action(12, 1)) + dump(action(BASE | 17, 9)))
+    assert (drops.parse(bodies), done) == ({BASE | 16: 7, 12: 1, BASE | 17: 9}, False)
+    assert rtnetlink.parse(DONE) == ([], True)
 
 
 def test_drops_of_a_domains_packet_classes_are_added_up() -> None:
@@ -65,7 +63,7 @@ def test_drops_of_a_domains_packet_classes_are_added_up() -> None:
 
 def test_kernels_error_is_one() -> None:
     with pytest.raises(OSError, match="95"):
-        drops.parse(message(2, struct.pack("=i", -95) + bytes(16)))
+        rtnetlink.parse(message(2, struct.pack("=i", -95) + bytes(16)))
 
 
 @given(st.binary(max_size=200), st.integers(0, 300))
@@ -73,8 +71,8 @@ def test_any_datagram_is_drops_or_refused(noise: bytes, cut: int) -> None:
     whole = dump(action(BASE | 16, 7)) + DONE
     for data in (noise, whole[:cut], whole[: cut % 16] + noise + whole[cut:]):
         with contextlib.suppress(ValueError, OSError):
-            found, _done = drops.parse(data)
-            assert all(dropped >= 0 for dropped in found.values())
+            bodies, _done = rtnetlink.parse(data)
+            assert all(dropped >= 0 for dropped in drops.parse(bodies).values())
 
 
 def test_real_kernel_answers() -> None:

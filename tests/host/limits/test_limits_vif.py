@@ -1,10 +1,11 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""The vifs of a domain as XenStore, the kernel's files and `tc` tell them. No kernel needed."""
+"""The vifs of a domain as XenStore, the kernel's files and rtnetlink tell them."""
 
 from __future__ import annotations
 
-import json
-import subprocess
+import contextlib
+import errno
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
@@ -13,35 +14,50 @@ from hypothesis import strategies as st
 
 from xenwarden_channel.fake import FakeStore
 from xenwarden_host.errors import LimitError
-from xenwarden_host.limits import tc
+from xenwarden_host.limits import rtnetlink, tc
+from xenwarden_host.limits.rtnetlink import attribute
 from xenwarden_host.limits.vif import DomainVifs
 from xenwarden_host.limits.vif_rate import queue_bps
 from xenwarden_host.records import LimitState, PacketClass
 
 if TYPE_CHECKING:
-    from pathlib import Path
+    from collections.abc import Sequence
 
 BACKEND = "/local/domain/0/backend/vif/7"
 
-# What iproute2 6.1 said on a 6.1 kernel; tc repeats the name control_action in one object.
-POLICE = (
-    '{"order":1,"kind":"police","index":2013266032,"pkts_rate":100,"pkts_burst":20,'
-    '"control_action":{"type":"drop"},"control_action":{"type":"continue"},"overhead":0,"ref":2,"bind":2}'
-)
-KEYS = '"keys":{"eth_type":"ipv4","ip_proto":"tcp","tcp_flags":"0x2/12"}'
-SYN4 = (
-    '{"protocol":"ip","pref":41,"kind":"flower","chain":0},{"protocol":"ip","pref":41,"kind":"flower",'
-    f'"chain":0,"options":{{"handle":2021064706,{KEYS},"not_in_hw":true,"actions":[{POLICE}]}}}}'
-)
-SYN6 = SYN4.replace('"protocol":"ip","pref":41', '"protocol":"ipv6","pref":42')
-ADMINS = SYN4.replace('"pref":41', '"pref":50').replace("2021064706", "1")
-NO_QDISC = '[{"kind":"noqueue","handle":"0:","root":true,"refcnt":2,"options":{}}]'
-CLSACT = NO_QDISC[:-1] + ',{"kind":"clsact","handle":"ffff:","parent":"ffff:fff1","options":{}}]'
+HERE = Path(__file__).parent
+SYN, UDP, ICMP = PacketClass.SYN, PacketClass.UDP, PacketClass.ICMP
+HEAD = tc._TCMSG
 
 
-def answer(ingress: str = "", egress: str = "", qdiscs: str = NO_QDISC) -> tc.VifFilters:
-    (found,) = tc.parse(f"[{ingress}]\n[{egress}]\n{qdiscs}\n")
-    return found
+def sent_by_tc() -> list[tuple[int, int, bytes]]:
+    """Return what iproute2 6.1 sent for domain 7 and device 3: number, flags, body."""
+    lines = (HERE / "tc_messages.txt").read_text().splitlines()
+    rows = [line.split() for line in lines if not line.startswith("#")]
+    return [(int(number), int(flags, 16), bytes.fromhex(body)) for number, flags, body in rows]
+
+
+def qdisc(kind: str, ifindex: int = 3) -> bytes:
+    return HEAD.pack(0, ifindex, 0, 0, 0) + attribute(1, kind.encode() + b"\0")
+
+
+def answer(ingress: Sequence[bytes] = (), egress: Sequence[bytes] = (), *qdiscs: str) -> tc.VifFilters:
+    """Read a device back; a kernel shows a filter as it was sent, after the head of its preference."""
+    others = [qdisc("clsact", ifindex=4), qdisc("noqueue")]
+    heads = [body[: HEAD.size] + attribute(1, b"flower\0") for body in ingress]
+    return tc.parse("vif7.0", 3, [*heads, *ingress], egress, [*others, *map(qdisc, qdiscs)])
+
+
+def filters(wanted: tc.Wanted) -> list[bytes]:
+    return [c.body for c in tc.plan(7, answer(), wanted) if c.words.startswith("add filter")]
+
+
+def words(changes: list[tc.Change]) -> list[str]:
+    return [change.words for change in changes]
+
+
+PACKETS = filters(tc.Wanted({SYN: 100}))
+ADMINS = HEAD.pack(0, 3, 1, 0xFFFF_FFF2, 50 << 16 | 8) + attribute(1, b"u32\0") + attribute(2, b"")
 
 
 @pytest.fixture
@@ -85,85 +101,114 @@ def test_a_rate_written_to_a_vif_that_just_went_leaves_no_ghost(store: FakeStore
     assert "9" not in store.directory(BACKEND)
 
 
-def test_a_vif_without_its_device_keeps_no_other_from_its_limits(store: FakeStore, tmp_path: Path) -> None:
-    (tmp_path / "vif7.0").mkdir()
-    asked: list[str] = []
+def test_a_vif_without_its_device_keeps_no_other_from_its_limits(store: FakeStore) -> None:
+    done: list[str] = []
 
-    def run_tc(lines: list[str], *, json_output: bool = False) -> str:
-        asked.extend(lines)
-        return f"[]\n[]\n{NO_QDISC}\n" if json_output else ""
+    def read(device: str) -> tc.VifFilters:
+        if device == "vif7.2":
+            raise LimitError("the vif went away", LimitState.NO_TARGET)
+        return tc.VifFilters(device, 3)
 
-    vifs = DomainVifs(store, sys_net=tmp_path, run_tc=run_tc)
+    vifs = DomainVifs(store, read=read, apply=lambda changes: done.extend(words(changes)))
     assert vifs.police(7) == {0: {}}
-    vifs.set_police(7, {0: {PacketClass.SYN: 5}})
-    assert not any("vif7.2" in line for line in asked)
+    vifs.set_police(7, {0: {SYN: 5}})
+    assert "add filter 41 to vif7.0" in done
     with pytest.raises(LimitError):
-        vifs.set_police(7, {2: {PacketClass.SYN: 5}})
+        vifs.set_police(7, {2: {SYN: 5}})
 
 
-def test_ours_are_told_from_the_admins_by_preference_and_handle() -> None:
-    found = answer(f"{SYN4},{SYN6},{ADMINS}", qdiscs=CLSACT)
-    assert (found.limits().pps, found.qdisc, found.others) == ({PacketClass.SYN: 100}, "clsact", 1)
-    assert answer(SYN4).limits().pps == {}, "one family alone is no limit"
-    assert answer(SYN4.replace("2021064706", "1"), qdiscs=CLSACT).taken == (41,)
-
-
-def test_nothing_is_done_where_it_is_so_already() -> None:
-    assert (
-        tc.plan("vif7.0", 7, answer(f"{SYN4},{SYN6}", qdiscs=CLSACT), tc.Wanted({PacketClass.SYN: 100})) == []
-    )
-    assert tc.plan("vif7.0", 7, answer(), tc.Wanted({})) == []
-
-
-def test_the_last_filter_of_ours_takes_our_qdisc_along_and_an_admins_filter_keeps_it() -> None:
-    ours = f"{SYN4},{SYN6}"
-    assert "qdisc del dev vif7.0 clsact" in tc.plan("vif7.0", 7, answer(ours, qdiscs=CLSACT), tc.Wanted({}))
-    with_admins = answer(ours, egress=ADMINS, qdiscs=CLSACT)
-    assert not any("qdisc" in line for line in tc.plan("vif7.0", 7, with_admins, tc.Wanted({})))
-
-
-@pytest.mark.parametrize(
-    ("said", "state"),
-    [
-        ("Error: TC classifier not found.\nWe have an error talking to the kernel", LimitState.UNSUPPORTED),
-        ("Error: Failed to load TC action module.", LimitState.UNSUPPORTED),
-        ('Cannot find device "vif7.0"', LimitState.NO_TARGET),
-        ("RTNETLINK answers: Operation not permitted", LimitState.FAILED),
-    ],
-)
-def test_what_tc_says_is_a_named_state(monkeypatch: pytest.MonkeyPatch, said: str, state: LimitState) -> None:
-    answer = subprocess.CompletedProcess(["tc"], 1, "", said)
-    monkeypatch.setattr(subprocess, "run", lambda *_args, **_kwargs: answer)
-    with pytest.raises(LimitError) as refused:
-        tc.run(["qdisc show"])
-    assert refused.value.state == state
-
-
-def test_without_tc_it_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("PATH", "/nowhere")
-    with pytest.raises(LimitError) as missing:
-        tc.run(["qdisc show"])
-    assert (missing.value.state, missing.value.hint) == (LimitState.UNSUPPORTED, "install iproute2")
-
-
-WORDS = st.sampled_from(
-    ["options", "pref", "kind", "flower", "handle", "actions", "police", "pkts_rate", "clsact"]
-)
-JSON = st.recursive(
-    st.none() | st.booleans() | st.integers(0, 2**32) | WORDS,
-    lambda inner: st.lists(inner, max_size=4) | st.dictionaries(WORDS, inner, max_size=5),
-)
+def test_the_kernel_is_told_what_tc_would_tell_it() -> None:
+    changes = tc.plan(7, answer(), tc.Wanted({SYN: 100, UDP: 100, ICMP: 100}, 8_192_000))
+    ours = {(c.number, c.flags, c.body) for c in changes}
+    assert {m for m in sent_by_tc() if m[0] in (36, 44, 48)} <= ours
+    lifted = tc.plan(7, answer(PACKETS, filters(tc.Wanted({}, 8)), "clsact"), tc.Wanted({}))
+    assert {m for m in sent_by_tc() if m[0] in (37, 45)} <= {(c.number, c.flags, c.body) for c in lifted}
 
 
 @given(
-    st.text(max_size=200) | st.lists(JSON, max_size=6).map(lambda arrays: "\n".join(map(json.dumps, arrays)))
+    pps=st.dictionaries(st.sampled_from(PacketClass), st.integers(1, 10**9)),
+    in_bytes=st.none() | st.integers(1, 10**11),
 )
-def test_any_answer_is_understood_or_a_value_error(text: str) -> None:
-    try:
-        found = tc.parse(text)
-    except ValueError:
-        return
-    assert all(isinstance(f, tc.VifFilters) for f in found)
+def test_what_is_set_is_read_back(pps: dict[PacketClass, int], in_bytes: int | None) -> None:
+    wanted = tc.Wanted(pps, None if in_bytes is None else in_bytes * 8)
+    bodies = filters(wanted)
+    inbound = [b for b in bodies if HEAD.unpack_from(b)[3] == 0xFFFF_FFF3]
+    found = answer([b for b in bodies if b not in inbound], inbound, "clsact")
+    assert (found.limits(), found.others) == (wanted, 0)
+    assert tc.plan(7, found, wanted) == []
+
+
+def test_ours_are_told_from_the_admins_by_preference_and_handle() -> None:
+    found = answer([*PACKETS, ADMINS], (), "clsact")
+    assert (found.limits().pps, found.qdisc, found.others) == ({SYN: 100}, "clsact", 1)
+    assert answer(PACKETS[:1]).limits().pps == {}, "one family alone is no limit"
+    _family, _ifindex, _handle, parent, info = HEAD.unpack_from(PACKETS[0])
+    another = HEAD.pack(0, 3, 1, parent, info) + PACKETS[0][HEAD.size :]
+    assert answer([another], (), "clsact").taken == (41,)
+
+
+def test_nothing_is_done_where_it_is_so_already() -> None:
+    assert tc.plan(7, answer(PACKETS, (), "clsact"), tc.Wanted({SYN: 100})) == []
+    assert tc.plan(7, answer(), tc.Wanted({})) == []
+
+
+def test_the_last_filter_of_ours_takes_our_qdisc_along_and_an_admins_filter_keeps_it() -> None:
+    last = "delete qdisc clsact of vif7.0"
+    assert words(tc.plan(7, answer(PACKETS, (), "clsact"), tc.Wanted({})))[-1] == last
+    with_admins = answer(PACKETS, [ADMINS], "clsact")
+    assert last not in words(tc.plan(7, with_admins, tc.Wanted({})))
+
+
+@pytest.mark.parametrize(
+    ("code", "said", "state"),
+    [
+        (errno.ENOENT, "TC classifier not found", LimitState.UNSUPPORTED),
+        (errno.ENOENT, "Failed to load TC action module", LimitState.UNSUPPORTED),
+        (errno.EOPNOTSUPP, "error 95", LimitState.UNSUPPORTED),
+        (errno.ENODEV, "error 19", LimitState.NO_TARGET),
+        (errno.EPERM, "error 1", LimitState.FAILED),
+    ],
+)
+def test_what_the_kernel_refuses_is_a_named_state(
+    monkeypatch: pytest.MonkeyPatch, code: int, said: str, state: LimitState
+) -> None:
+    def refuse(*_: object) -> None:
+        raise OSError(code, said)
+
+    monkeypatch.setattr(rtnetlink, "change", refuse)
+    with pytest.raises(LimitError) as refused:
+        tc.apply(tc.plan(7, answer(), tc.Wanted({SYN: 5})))
+    assert refused.value.state == state
+
+
+def test_a_device_that_is_not_there_is_a_named_state() -> None:
+    with pytest.raises(LimitError) as refused:
+        tc.read("vif9999.9")
+    assert refused.value.state == LimitState.NO_TARGET
+
+
+def test_a_real_device_without_filters_is_read() -> None:
+    found = tc.read("lo")
+    assert (found.ifindex, found.ours, found.limits()) == (1, (), tc.Wanted({}))
+
+
+def test_a_reading_that_another_change_disturbed_is_repeated(monkeypatch: pytest.MonkeyPatch) -> None:
+    answers = [InterruptedError(errno.EINTR, "changed while it was read")] * 2
+
+    def ask(*_: object) -> list[bytes]:
+        if answers:
+            raise answers.pop()
+        return [b"whole"]
+
+    monkeypatch.setattr(rtnetlink, "_ask", ask)
+    assert rtnetlink.dump(46, b"") == [b"whole"]
+
+
+@given(st.lists(st.binary(max_size=120), max_size=4), st.integers(0, 250), st.binary(max_size=30))
+def test_any_answer_is_understood_or_a_value_error(noise: list[bytes], cut: int, more: bytes) -> None:
+    for bodies in (noise, [PACKETS[0][:cut] + more + PACKETS[0][cut:]]):
+        with contextlib.suppress(ValueError):
+            assert isinstance(tc.parse("vif7.0", 3, bodies, bodies, bodies), tc.VifFilters)
 
 
 @given(pps=st.integers(1, 10**6))
