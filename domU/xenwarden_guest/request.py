@@ -115,7 +115,7 @@ def sentence(what: str, more: int, answer: Answer) -> str:
     why = REASONS.get(answer.why, answer.why)
     if answer.outcome == "granted":
         told = f"granted: {answer.more} {RESOURCES[what]} more"
-        return f"{told} of the {more} asked for ({why})" if answer.more != more else told
+        return f"{told} of the {more} asked for" if answer.more != more else told
     if answer.outcome == "expired" and not answer.why:
         return "expired: dom0 did not answer in time"
     return f"{answer.outcome}: {why}"

@@ -83,8 +83,7 @@ def ended(process: subprocess.Popen[str]) -> tuple[int, str]:
         (
             {"outcome": "granted", "more": 65536, "why": "in-part"},
             0,
-            "granted: 65536 kB more of the 131072 asked for (granted, but less than was asked for: one step, "
-            "or up to the maximum)\n",
+            "granted: 65536 kB more of the 131072 asked for\n",
         ),
         (
             {"outcome": "denied", "more": 0, "why": "suspicion"},

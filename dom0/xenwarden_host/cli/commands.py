@@ -120,6 +120,9 @@ def run_show(parsed: Parsed) -> int:
     _print_evidence(vm["evidence"])
     if vm["limits_now"]:
         print("\n" + _limits_table(vm["limits_now"], named=False))
+    if vm["grants"]:
+        granted = [(item["kind"], item["value"], item["own"], item["why"]) for item in vm["grants"]]
+        print("\n" + table(("Granted", "In all", "Of its own", "Why"), granted))
     if vm["signals"]:
         rows = [
             (name, figure(item["value"]), figure(item["usual"]), item["unit"], item["source"])

@@ -100,11 +100,11 @@ _EVENT = (
     ("mono_s", "when, dom0's CLOCK_MONOTONIC"),
     (
         "event",
-        "what kind: state, verdict, level, order, ask, alert, limit-set, limit-lifted, limit-failed, …",
+        "what kind: state, verdict, level, order, ask, alert, limit-set, limit-failed, grant, grant-ended, …",
     ),
     ("uuid", "the VM; empty where it is about the host"),
     ("name", "the VM's name"),
-    ("who", "hsem, xenwardend or operator:USER"),
+    ("who", "hsem, hrem, xenwardend or operator:USER"),
     ("text", "one sentence"),
     ("data", "the event's own figures"),
 )
@@ -191,6 +191,12 @@ VERBS = (
             ("limits[].original", "what was there before; null: nothing"),
             ("limits_now", "limits wanted now"),
             *((f"limits_now[].{name}", meaning) for name, meaning in _LIMIT_NOW),
+            ("grants", "what the VM has beyond its own, since it asked for it"),
+            ("grants[].kind", "memory, vcpus or weight"),
+            ("grants[].value", "what it has in all; memory in kB"),
+            ("grants[].own", "what it has of its own, and will have again"),
+            ("grants[].why", "the reason, one sentence"),
+            ("grants[].since_unix_s", "when it was granted"),
             ("verdict_t_mono_s", "when the verdict came, dom0's CLOCK_MONOTONIC; null where there is none"),
             (
                 "released_t_mono_s",

@@ -125,6 +125,17 @@ class Answers:
             "levels": list(record.levels),
             "limits": list(record.limits),
             "limits_now": [_limit(status) for status in warden.engine.status(guest.info.uuid)],
+            "grants": [
+                {
+                    "kind": str(kind),
+                    "value": want.value,
+                    "own": warden.desk.book.own((uuid, kind), want.value),
+                    "why": want.why,
+                    "since_unix_s": want.since_unix_s,
+                }
+                for (uuid, kind), want in warden.desk.book.wants.items()
+                if uuid == guest.info.uuid
+            ],
             "verdict_t_mono_s": warden.ledger.mono_s(record.verdict_unix_s),
             "released_t_mono_s": warden.ledger.mono_s(record.released_unix_s),
         }

@@ -18,6 +18,7 @@ _KINDS = {
     paths.DOWN_HISTORY: "history",
     paths.DOWN_ASK: "ask",
     paths.DOWN_STATUS: "status",
+    paths.DOWN_GRANT: "grant",
 }
 
 

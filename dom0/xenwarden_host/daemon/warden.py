@@ -12,6 +12,7 @@ from xenwarden_channel.messages import MAX_VALUE
 from xenwarden_host import audit
 from xenwarden_host.daemon import views
 from xenwarden_host.daemon.apply import Applier
+from xenwarden_host.daemon.grantdesk import GrantDesk
 from xenwarden_host.daemon.ledger import Ledger
 from xenwarden_host.database import DatabaseError
 from xenwarden_host.errors import LimitError
@@ -24,13 +25,14 @@ if TYPE_CHECKING:
     from xenwarden_host.daemon.killswitch import KillSwitch
     from xenwarden_host.daemon.tracker import Guest, Tracker
     from xenwarden_host.database import Database
+    from xenwarden_host.hrem.grantbook import GrantBook
     from xenwarden_host.hrem.history import History
     from xenwarden_host.hrem.hrem import Hrem
     from xenwarden_host.hsem.hsem import Hsem
     from xenwarden_host.limits.engine import LimitEngine
     from xenwarden_host.limits.journal import Journal
     from xenwarden_host.policy.model import Policy
-    from xenwarden_host.protocols import Clock, VifControl
+    from xenwarden_host.protocols import Clock, Hypervisor, Store, VifControl
     from xenwarden_host.records import DomainInfo, VmView
 
 log = logging.getLogger("xenwarden")
@@ -54,6 +56,9 @@ class Warden:
         hrem: Hrem,
         hsem: Hsem,
         engine: LimitEngine,
+        grants: GrantBook,
+        hypervisor: Hypervisor,
+        store: Store,
         vifs: VifControl,
         journal: Journal,
         database: Database,
@@ -76,6 +81,16 @@ class Warden:
         self.dry_run = dry_run
         self.ledger = Ledger(clock)
         self.applier = Applier(engine, self.ledger, audit_log, dry_run=dry_run)
+        self.desk = GrantDesk(
+            policy=policy,
+            book=grants,
+            hypervisor=hypervisor,
+            store=store,
+            clock=clock,
+            audit_log=audit_log,
+            status=hsem.state,
+            signals=self._all_signals,
+        )
         self.signals: dict[str, dict[str, float]] = {}  # HREM's of the last tick, by UUID
         self.ticks = 0
         self.errors: Counter[str] = Counter()
@@ -91,6 +106,7 @@ class Warden:
         self.policy = policy
         self._networks = _fitting(policy.provider_networks)
         self.hsem.policy = policy
+        self.desk.policy = policy
         for guest in self.tracker.guests.values():
             guest.next_history_s = float("-inf")  # priors may have changed
 
@@ -113,11 +129,14 @@ class Warden:
         self._guard("limits", self._lift_all_now)
 
     def _lift_all_now(self) -> None:
+        vms = self.tracker.vms()
         self.engine.lift_all(None)
-        self._reconcile(self.tracker.vms())
+        self._reconcile(vms)
+        self.desk.take_back_all(vms)
 
     def close(self) -> None:
-        """Close the database and the journal."""
+        """Close the database and the journals."""
+        self.desk.book.close()
         self._journal.close()
         self.database.close()
 
@@ -139,6 +158,7 @@ class Warden:
         self._guard("hrem", lambda: self._collect(now_s, vms))
         self._guard("hsem", lambda: self._decide(now_s, vms))
         if not self.dry_run:
+            self._guard("grants", lambda: self._grant(vms))
             self._guard("limits", lambda: self._reconcile(vms))
         self._guard("channel", lambda: self._tell_guests(now_s))
         if now_s >= self._next_save_s:
@@ -259,6 +279,17 @@ class Warden:
         if self.applier.killed:
             self.engine.lift_all(None)
         self.applier.note_changes(self.engine.reconcile(self._domains), vms)
+
+    def _grant(self, vms: dict[str, Guest]) -> None:
+        """Have HREM deal with requests for more; before the limits, which stand above what is granted."""
+        limited = {(status.uuid, status.key.kind) for status in self.engine.status()}
+        self.desk.tick(vms, limited, killed=self.applier.killed)
+
+    def _all_signals(self, guest: Guest) -> dict[str, float]:
+        """Return what is known of a VM: of its own word only what an agent that speaks has said."""
+        report = guest.inbox.report
+        said = report.signals if report is not None and self.agent_state(guest) is AgentState.ALIVE else {}
+        return {**said, **self.signals.get(guest.info.uuid, {})}
 
     def _tell_guests(self, now_s: float) -> None:
         levels = self.policy.levels

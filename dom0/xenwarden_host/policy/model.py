@@ -66,6 +66,8 @@ class VmEntry:
     protect: bool
     exempt: bool
     source: str  # where it was written
+    guarantee: Mapping[str, int] = field(default_factory=dict)  # by resource; memory in kB
+    maximum: Mapping[str, int] = field(default_factory=dict)
 
     def fits(self, uuid: str, name: str) -> bool:
         """Tell whether this entry is about the VM."""
@@ -82,6 +84,8 @@ class VmPolicy:
     protect: bool
     exempt: bool
     source: str
+    guarantee: Mapping[str, int] = field(default_factory=dict)
+    maximum: Mapping[str, int] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -145,6 +149,26 @@ class LimitPolicy:
     signal: str
     provisional: Amount
     contained: Amount
+
+
+@dataclass(frozen=True, slots=True)
+class GrantRule:
+    """How far a VM can get more of one resource by asking."""
+
+    step: int
+    times: float
+
+
+@dataclass(frozen=True, slots=True)
+class GrantPolicy:
+    """More for a VM that asks; `resources` by the name of `xenwarden_channel.grants.RESOURCES`."""
+
+    resources: Mapping[str, GrantRule]
+    need_pct: float
+    every_s: float
+    idle_s: float
+    host_keeps_kb: int
+    vcpus_per_cpu: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -230,6 +254,7 @@ class Policy:
     rules: tuple[RuleSpec, ...]
     neighbours: Neighbours
     limits: Mapping[LimitKey, LimitPolicy]
+    grants: GrantPolicy
     watch: Watch
     release: Release
     agent: AgentPolicy
@@ -244,5 +269,7 @@ class Policy:
         """Return what holds for the VM: the first entry that fits, else the profile `unknown`."""
         for entry in self.vms:
             if entry.fits(uuid, name):
-                return VmPolicy(entry.profile, entry.protect, entry.exempt, entry.source)
+                return VmPolicy(
+                    entry.profile, entry.protect, entry.exempt, entry.source, entry.guarantee, entry.maximum
+                )
         return VmPolicy(UNKNOWN, protect=False, exempt=False, source="built-in")
