@@ -115,6 +115,8 @@ def run_show(parsed: Parsed) -> int:
         cost = f"{agent['rss_kb']} kB, {agent['cpu_s']:.1f} CPU seconds in {span(agent['wall_s'])}"
         told = f"{agent['state']}, version {agent['version'] or '?'}, last report {span(agent['age_s'])} ago"
         lines.append(("Agent", f"{told}, {cost}"))
+    if vm["xenstore"]["transaction_held_s"] is not None:
+        lines.append(("XenStore", f"transaction open for {span(vm['xenstore']['transaction_held_s'])}"))
     for label, value in lines:
         print(f"{label:<8} {colour(printable(str(value)))}")
     _print_evidence(vm["evidence"])

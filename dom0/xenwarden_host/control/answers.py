@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from xenwarden_host.records import LimitStatus
 
 _MAX_EVENTS = 1000
+_QUOTAS = ("nodes", "watches", "transactions")  # of XenStore, that are shown
 
 
 class Answers:
@@ -125,6 +126,10 @@ class Answers:
             "levels": list(record.levels),
             "limits": list(record.limits),
             "limits_now": [_limit(status) for status in warden.engine.status(guest.info.uuid)],
+            "xenstore": {
+                **{name: warden.store_use.of(guest.info.domid).get(name) for name in _QUOTAS},
+                "transaction_held_s": warden.store_use.held_s(guest.info.domid),
+            },
             "grants": [
                 {
                     "kind": str(kind),

@@ -14,6 +14,7 @@ from xenwarden_host.daemon import views
 from xenwarden_host.daemon.apply import Applier
 from xenwarden_host.daemon.grantdesk import GrantDesk
 from xenwarden_host.daemon.ledger import Ledger
+from xenwarden_host.daemon.storeuse import StoreUse
 from xenwarden_host.database import DatabaseError
 from xenwarden_host.errors import LimitError
 from xenwarden_host.records import AgentState, Level, LimitKind, Snapshot, VmState
@@ -91,6 +92,7 @@ class Warden:
             status=hsem.state,
             signals=self._all_signals,
         )
+        self.store_use = StoreUse(store, clock, audit_log)
         self.signals: dict[str, dict[str, float]] = {}  # HREM's of the last tick, by UUID
         self.ticks = 0
         self.errors: Counter[str] = Counter()
@@ -154,6 +156,7 @@ class Warden:
         if not self._guard("domains", self._list):
             return  # without the list nothing may be decided or set: domids could be others by now
         self._guard("store", self.tracker.read)
+        self._guard("store-use", self._look_at_store_use)
         vms = self.tracker.vms()
         self._guard("hrem", lambda: self._collect(now_s, vms))
         self._guard("hsem", lambda: self._decide(now_s, vms))
@@ -180,6 +183,13 @@ class Warden:
 
     def _list(self) -> None:
         self._domains = self.tracker.refresh()
+
+    def _look_at_store_use(self) -> None:
+        if self.tracker.store_lost:
+            return
+        self.store_use.look(self.tracker.guests)
+        if suspects := self.store_use.suspects():
+            self.tracker.excuse(but=suspects)
 
     def _look_at_kill_switch(self) -> None:
         file = self.kill_switch.engaged_by()
@@ -404,6 +414,13 @@ class Warden:
             out.append("xenwardend runs with --dry-run: it decides and changes nothing")
         if self.tracker.store_lost:
             out.append("no connection to xenstored: agents cannot be heard, limits are kept")
+        for guest in self.tracker.guests.values():
+            held_s = self.store_use.held_s(guest.info.domid)
+            if held_s is not None:
+                out.append(
+                    f"{guest.info.name} holds a XenStore transaction open for {held_s:.0f} s: that slows "
+                    "the writes of all VMs"
+                )
         if self.audit.lost:
             out.append(
                 f"{self.audit.lost} audit entries are in the log only: the database could not be written"
