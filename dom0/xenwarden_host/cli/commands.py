@@ -6,6 +6,7 @@ from __future__ import annotations
 import json
 import sys
 
+from xenwarden_channel.signals import SIGNALS
 from xenwarden_host import __version__
 from xenwarden_host.cli.output import clock_time, colour, figure, printable, span, table
 from xenwarden_host.control.client import ControlClient, UnreachableError
@@ -133,6 +134,13 @@ def run_show(parsed: Parsed) -> int:
         ]
         if rows:
             print("\n" + table(("Signal", "Value", "Usual up to", "Unit", "From"), rows))
+    if vm["devices"] and "verbose" in parsed.options:
+        counted = [
+            (device, name, figure(value), SIGNALS[name][1])
+            for device, rates in vm["devices"].items()
+            for name, value in rates.items()
+        ]
+        print("\n" + table(("Device", "Signal", "Value", "Unit"), counted))
     return 0
 
 

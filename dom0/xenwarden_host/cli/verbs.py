@@ -179,6 +179,8 @@ VERBS = (
             ("signals.NAME.usual", "the upper limit of what is usual, null where not known"),
             ("signals.NAME.unit", "unit of both"),
             ("signals.NAME.source", "vsem, vrem or hrem: who measured it"),
+            ("devices", "dom0's counters of each of the VM's devices, by its name in sysfs"),
+            ("devices.NAME.SIGNAL", "rate over the last tick: packets, bits, requests, events, per second"),
             ("levels", "changes of level since the daemon started"),
             ("levels[].t_mono_s", "when, dom0's CLOCK_MONOTONIC"),
             ("levels[].unix_s", "when"),

@@ -123,6 +123,7 @@ class Answers:
             "evidence": record.evidence,
             "agent": agent,
             "signals": self._signals(guest),
+            "devices": warden.hrem.devices(guest.info.uuid),
             "levels": list(record.levels),
             "limits": list(record.limits),
             "limits_now": [_limit(status) for status in warden.engine.status(guest.info.uuid)],

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from collections.abc import Collection
 
     from xenwarden_host.protocols import Clock, Hypervisor, Store
-    from xenwarden_host.records import DomainInfo
+    from xenwarden_host.records import DomainInfo, LimitKey, VmState
 
 log = logging.getLogger("xenwarden.tracker")
 
@@ -43,6 +43,7 @@ class Guest:
         self.down = Down(info.domid, first_seq)
         self.watched = False
         self.ready = False  # `~/xenwarden` is there, and its reports are watched
+        self.status: tuple[VmState, frozenset[LimitKey]] | None = None  # as it was last told
         self.unread = set(paths.UP)
         self.next_complaint_s = float("-inf")
         self.next_history_s = float("-inf")  # when its brief history is due

@@ -40,6 +40,7 @@ log = logging.getLogger("xenwarden")
 
 _BRIEF = tuple(signals.names(signals.VSEM, signals.VREM))  # what an agent can compare with
 _HISTORY_EVERY_S = 60.0  # a guest's brief history changes slowly
+_HISTORY_SPREAD_S = 30
 _SAVE_EVERY_S = 60.0
 _COMPLAIN_EVERY_S = 60.0
 _STALL_S = 5.0  # a tick later than this: the daemon was starved, or the machine slept
@@ -106,7 +107,17 @@ class Warden:
     def set_policy(self, policy: Policy) -> None:
         """Work by this policy from now on."""
         self.policy = policy
-        self._networks = _fitting(policy.provider_networks)
+        levels = policy.levels
+        self._orders: dict[Level, dict[str, str | float]] = {
+            level: {
+                "level": str(int(level)),
+                "level1_s": levels.level1_s,
+                "level2_s": levels.level2_s,
+                "level2_max_s": levels.level2_max_s,
+                "networks": _fitting(policy.provider_networks),
+            }
+            for level in Level
+        }
         self.hsem.policy = policy
         self.desk.policy = policy
         for guest in self.tracker.guests.values():
@@ -137,7 +148,8 @@ class Warden:
         self.desk.take_back_all(vms)
 
     def close(self) -> None:
-        """Close the database and the journals."""
+        """Close the database, the journals and what HREM reads."""
+        self.hrem.close()
         self.desk.book.close()
         self._journal.close()
         self.database.close()
@@ -302,24 +314,17 @@ class Warden:
         return {**said, **self.signals.get(guest.info.uuid, {})}
 
     def _tell_guests(self, now_s: float) -> None:
-        levels = self.policy.levels
         for guest in self.tracker.guests.values():
             uuid = guest.info.uuid
-            guest.down.want(
-                paths.DOWN_ORDER,
-                {
-                    "level": str(int(self.applier.ordered.get(uuid, Level.ONE))),
-                    "level1_s": levels.level1_s,
-                    "level2_s": levels.level2_s,
-                    "level2_max_s": levels.level2_max_s,
-                    "networks": self._networks,
-                },
-            )
-            held = sorted(str(key) for key in self.engine.held(uuid))
-            state = self.hsem.state(uuid)
-            guest.down.want(paths.DOWN_STATUS, {"state": str(state), "limits": ",".join(held)})
+            guest.down.want(paths.DOWN_ORDER, self._orders[self.applier.ordered.get(uuid, Level.ONE)])
+            status = self.hsem.state(uuid), self.engine.held(uuid)
+            if guest.status != status:
+                guest.status = status
+                held = ",".join(sorted(map(str, status[1])))
+                guest.down.want(paths.DOWN_STATUS, {"state": str(status[0]), "limits": held})
             if now_s >= guest.next_history_s:
-                guest.next_history_s = now_s + _HISTORY_EVERY_S
+                # Not all at once: this is the most costly thing that is done for a guest.
+                guest.next_history_s = now_s + _HISTORY_EVERY_S - guest.info.domid % _HISTORY_SPREAD_S
                 brief = self.history.brief(uuid, _BRIEF)
                 fields = {"learnt": "1" if brief.learnt else "0", **brief.upper}
                 guest.down.want(paths.DOWN_HISTORY, fields)

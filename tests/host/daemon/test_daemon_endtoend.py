@@ -189,6 +189,10 @@ def members(value: Any, prefix: str = "") -> set[str]:
         path = f"{prefix}.{name}" if prefix else name
         if prefix == "signals":
             path = "signals.NAME"
+        elif prefix == "devices":
+            path = "devices.NAME"
+        elif prefix == "devices.NAME":
+            found.add("devices.NAME.SIGNAL")
         else:
             found.add(path)
         found |= members(item, path)
