@@ -198,6 +198,66 @@ def run_release(parsed: Parsed) -> int:
     return 0
 
 
+def run_capacity(parsed: Parsed) -> int:
+    """Print how full the host is."""
+    answer = _client(parsed).ask("capacity")
+    if "json" in parsed.options:
+        _print_json(answer)
+        return 0
+    print(
+        table(
+            ("Name", "ID", "vCPUs", "CPUs used", "Memory kB", "Memory %", "Steal %", "Near max", "Finding"),
+            [
+                (
+                    vm["name"],
+                    vm["domid"],
+                    vm["vcpus"],
+                    vm["cpus_used"],
+                    vm["memory_kb"],
+                    vm["mem_used_pct"],
+                    vm["steal_pct"],
+                    f"{vm['near_max']} of {vm['near_max_of']}",
+                    _finding(vm),
+                )
+                for vm in answer["vms"]
+            ],
+        )
+    )
+    print(
+        f"\n{answer['cpus_used']:.1f} of {answer['cpus']} CPUs are used, "
+        f"by {answer['vcpus']} vCPUs and dom0; "
+        f"{answer['free_kb'] // 1024} of {answer['memory_kb'] // 1024} MB are free"
+    )
+    if answer["one_more"] is not None:
+        print(answer["one_more"]["text"])
+    for sentence in answer["advice"]:
+        print(printable(sentence))
+    return 0
+
+
+def _finding(vm: dict[str, Any]) -> str:
+    found = ["near its maximum"] if vm["is_near_max"] else []
+    return ", ".join(found + (["gets too little"] if vm["gets_too_little"] else [])) or "-"
+
+
+def run_sprawl(parsed: Parsed) -> int:
+    """Print the VMs that have done nothing for long."""
+    answer = _client(parsed).ask("sprawl")
+    if "json" in parsed.options:
+        _print_json(answer)
+        return 0
+    print(
+        table(
+            ("Name", "ID", "vCPUs", "Memory kB", "Days idle", "Why"),
+            [
+                (vm["name"], vm["domid"], vm["vcpus"], vm["memory_kb"], int(vm["idle_s"] // 86400), vm["why"])
+                for vm in answer["vms"]
+            ],
+        )
+    )
+    return 0
+
+
 def run_events(parsed: Parsed) -> int:
     """Print events, and follow them where asked."""
     follow = "follow" in parsed.options
@@ -275,6 +335,8 @@ RUN: dict[str, Callable[[Parsed], int]] = {
     "why": run_why,
     "limits": run_limits,
     "release": run_release,
+    "capacity": run_capacity,
+    "sprawl": run_sprawl,
     "events": run_events,
     "policy": run_policy,
     "kill-switch": run_kill_switch,

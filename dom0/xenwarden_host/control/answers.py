@@ -12,6 +12,7 @@ import yaml
 
 from xenwarden_channel.signals import SIGNALS
 from xenwarden_host import __version__
+from xenwarden_host.control import reports
 from xenwarden_host.control.peers import Role
 from xenwarden_host.control.plain import plain
 from xenwarden_host.errors import XenwardenError
@@ -187,6 +188,12 @@ class Answers:
             for status in warden.engine.status(uuid)
         ]
 
+    def _capacity(self, _request: Mapping[str, Any], _user: str) -> dict[str, Any]:
+        return reports.capacity_of(self._warden)
+
+    def _sprawl(self, _request: Mapping[str, Any], _user: str) -> dict[str, Any]:
+        return reports.sprawl_of(self._warden)
+
     def _events(self, request: Mapping[str, Any], _user: str) -> dict[str, Any]:
         lines = request.get("lines", 20)
         if not isinstance(lines, int) or lines < 0:
@@ -298,6 +305,8 @@ _COMMANDS: dict[str, tuple[Role, Callable[[Answers, Mapping[str, Any], str], Any
     "show": (Role.VIEWER, Answers._show),  # noqa: SLF001
     "why": (Role.VIEWER, Answers._why),  # noqa: SLF001
     "limits": (Role.VIEWER, Answers._limits),  # noqa: SLF001
+    "capacity": (Role.VIEWER, Answers._capacity),  # noqa: SLF001
+    "sprawl": (Role.VIEWER, Answers._sprawl),  # noqa: SLF001
     "events": (Role.VIEWER, Answers._events),  # noqa: SLF001
     "policy": (Role.VIEWER, Answers._policy),  # noqa: SLF001
     "version": (Role.VIEWER, Answers._version),  # noqa: SLF001

@@ -115,7 +115,7 @@ class GrantDesk:
         for change in self.book.reconcile(domains, self._limited, self._note_failure):
             self._note(change, vms[change.id[0]])
         for uuid, asker in self._askers.items():
-            if asker.waiting is not None and now_s >= asker.waiting[2]:
+            if asker.waiting is not None and now_s >= asker.waiting[2] and uuid in vms:
                 request, decision, _until_s = asker.waiting
                 asker.waiting = None
                 self.book.end((uuid, request.kind))

@@ -58,6 +58,11 @@ class StoreUse:
         """Return the domids that had a transaction open when last looked at: others may be slowed by it."""
         return frozenset(self._open_since_s)
 
+    def notices(self, guests: Mapping[int, Guest]) -> list[str]:
+        """Return a sentence for an admin about each guest that holds a transaction open."""
+        held = {domid: held_s for domid in self._open_since_s if (held_s := self.held_s(domid)) is not None}
+        return [_sentence(guests[domid], held_s) for domid, held_s in held.items() if domid in guests]
+
     def look(self, guests: Mapping[int, Guest]) -> None:
         """Ask for some guests, where that is due, and tell of who holds a transaction.
 
@@ -98,18 +103,22 @@ class StoreUse:
         return [*self._open_since_s, *chosen]
 
     def _tell(self, guest: Guest, now_s: float) -> None:
-        domid, name = guest.info.domid, guest.info.name
+        domid = guest.info.domid
         held_s = self.held_s(domid)
         if held_s is None or now_s - self._told_s.get(domid, float("-inf")) < _TELL_EVERY_S:
             return
         self._told_s[domid] = now_s
-        held = f"holds a XenStore transaction open for {held_s:.0f} s"
         self._audit.record(
             "transaction-held",
             who=audit.DAEMON,
-            text=f"{name} {held}: that slows the writes of all VMs",
+            text=_sentence(guest, held_s),
             uuid=guest.info.uuid,
-            name=name,
+            name=guest.info.name,
             level=logging.WARNING,
             held_s=round(held_s, 1),
         )
+
+
+def _sentence(guest: Guest, held_s: float) -> str:
+    held = f"holds a XenStore transaction open for {held_s:.0f} s"
+    return f"{guest.info.name} {held}: that slows the writes of all VMs"

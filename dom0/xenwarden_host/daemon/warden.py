@@ -17,6 +17,7 @@ from xenwarden_host.daemon.ledger import Ledger
 from xenwarden_host.daemon.storeuse import StoreUse
 from xenwarden_host.database import DatabaseError
 from xenwarden_host.errors import LimitError
+from xenwarden_host.hrem.sprawl import Idle
 from xenwarden_host.records import AgentState, Level, LimitKind, Snapshot, VmState
 
 if TYPE_CHECKING:
@@ -76,6 +77,7 @@ class Warden:
         self.engine = engine
         self.database = database
         self._vifs = vifs
+        self.hypervisor = hypervisor
         self._journal = journal
         self.audit = audit_log
         self.kill_switch = kill_switch
@@ -91,8 +93,9 @@ class Warden:
             clock=clock,
             audit_log=audit_log,
             status=hsem.state,
-            signals=self._all_signals,
+            signals=self.known_signals,
         )
+        self.idle = Idle()
         self.store_use = StoreUse(store, clock, audit_log)
         self.signals: dict[str, dict[str, float]] = {}  # HREM's of the last tick, by UUID
         self.ticks = 0
@@ -220,6 +223,7 @@ class Warden:
     def _collect(self, now_s: float, vms: Mapping[str, Guest]) -> None:
         infos = [guest.info for guest in vms.values()]
         self.signals = self.hrem.collect(infos, now_s, self._police_drops(infos))
+        self.idle.note(self.signals, self.policy.sprawl, self.clock.unix())
 
     def _police_drops(self, infos: Sequence[DomainInfo]) -> dict[str, int]:
         """Return by UUID what packet limits dropped; asked only while there is such a limit."""
@@ -307,7 +311,7 @@ class Warden:
         limited = {(status.uuid, status.key.kind) for status in self.engine.status()}
         self.desk.tick(vms, limited, killed=self.applier.killed)
 
-    def _all_signals(self, guest: Guest) -> dict[str, float]:
+    def known_signals(self, guest: Guest) -> dict[str, float]:
         """Return what is known of a VM: of its own word only what an agent that speaks has said."""
         report = guest.inbox.report
         said = report.signals if report is not None and self.agent_state(guest) is AgentState.ALIVE else {}
@@ -349,6 +353,7 @@ class Warden:
                 self.history.forget(uuid)
         self.database.save("history", {vm: self.history.dump(vm) for vm in self.history.uuids()}, unix_s)
         self.database.save("known", known, unix_s)
+        self.database.save("idle", self.idle.dump(), unix_s)
 
     def _save_decisions(self) -> None:
         if not self.dry_run:
@@ -363,6 +368,7 @@ class Warden:
             ("hsem", self.hsem.restore),
             ("ledger", self.ledger.restore),
             ("known", self.tracker.restore),
+            ("idle", self.idle.restore),
         )
         for key, take in parts:
             try:
@@ -419,13 +425,7 @@ class Warden:
             out.append("xenwardend runs with --dry-run: it decides and changes nothing")
         if self.tracker.store_lost:
             out.append("no connection to xenstored: agents cannot be heard, limits are kept")
-        for guest in self.tracker.guests.values():
-            held_s = self.store_use.held_s(guest.info.domid)
-            if held_s is not None:
-                out.append(
-                    f"{guest.info.name} holds a XenStore transaction open for {held_s:.0f} s: that slows "
-                    "the writes of all VMs"
-                )
+        out += self.store_use.notices(self.tracker.guests)
         if self.audit.lost:
             out.append(
                 f"{self.audit.lost} audit entries are in the log only: the database could not be written"

@@ -146,6 +146,7 @@ def _policy(data: Mapping[str, Any], sources: dict[str, str], own: Loaded | None
         neighbours=_record(model.Neighbours, data["neighbours"]),
         limits={LimitKey.parse(key): _limit(value) for key, value in data["limits"].items()},
         grants=_grants(data["grants"]),
+        sprawl=_record(model.SprawlPolicy, data["sprawl"]),
         watch=_record(model.Watch, watch),
         release=_record(model.Release, data["release"]),
         agent=_record(model.AgentPolicy, data["agent"]),

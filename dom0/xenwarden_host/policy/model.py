@@ -172,6 +172,15 @@ class GrantPolicy:
 
 
 @dataclass(frozen=True, slots=True)
+class SprawlPolicy:
+    """When a VM counts as idle, and as forgotten."""
+
+    idle_s: float
+    cpu_pct: float
+    pps: float
+
+
+@dataclass(frozen=True, slots=True)
 class Watch:
     """From suspicion to verdict."""
 
@@ -255,6 +264,7 @@ class Policy:
     neighbours: Neighbours
     limits: Mapping[LimitKey, LimitPolicy]
     grants: GrantPolicy
+    sprawl: SprawlPolicy
     watch: Watch
     release: Release
     agent: AgentPolicy

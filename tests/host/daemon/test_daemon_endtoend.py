@@ -206,6 +206,7 @@ def members(value: Any, prefix: str = "") -> set[str]:
         ("show", ["show", "mallory"]),
         ("why", ["why", "mallory"]),
         ("limits", ["limits"]),
+        ("capacity", ["capacity"]),
         ("release", ["-N", "release", "--all"]),
         ("kill-switch", ["kill-switch", "status"]),
         ("version", ["version"]),

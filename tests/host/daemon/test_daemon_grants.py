@@ -243,6 +243,16 @@ def test_a_grant_outlives_the_daemon_and_is_taken_back_by_the_next(world: World)
     assert memory_kb(world, web) == OWN_KB
 
 
+@pytest.mark.parametrize(("fail_safe", "left_kb"), [("keep", OWN_KB + 64 * MB), ("release", OWN_KB)])
+def test_what_a_daemon_leaves_that_stops_is_policy(tmp_path: Path, fail_safe: str, left_kb: int) -> None:
+    with World(tmp_path, policy=f"fail_safe: {fail_safe}") as world:
+        web = start(world)
+        answered(world, web, 1, "memory", 64 * MB)
+        world.end()
+        assert memory_kb(world, web) == left_kb
+        world.begin()
+
+
 def test_a_vm_that_comes_back_with_what_it_was_granted_has_its_own_again(world: World) -> None:
     web = start(world)
     answered(world, web, 1, "memory", 64 * MB)
