@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 log = logging.getLogger("xenwarden.audit")
 
 HSEM = "hsem"  # `who` of what HSEM decided
+HREM = "hrem"  # `who` of what HREM did with resources
 DAEMON = "xenwardend"  # `who` of what the daemon did by itself
 _COMPLAIN_EVERY_S = 60.0
 

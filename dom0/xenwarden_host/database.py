@@ -51,11 +51,10 @@ class Database:
 
     def __init__(self, path: Path, *, audit_rows: int, audit_days: int) -> None:
         self.path = path
-        self.notices: list[str] = []
+        self.notices = set_aside_if_damaged(path)
         self._audit_rows = audit_rows
         self._audit_days = audit_days
         self._inserts = 0
-        self._set_aside_if_damaged()
         try:
             _create_private(path)
             self._connection = _connect(path)
@@ -150,27 +149,6 @@ class Database:
             raise DatabaseError(f"cannot read {key} from {self.path}: {error}") from error
         return None if row is None else json.loads(row[0])
 
-    def _set_aside_if_damaged(self) -> None:
-        """Rename a file that SQLite refuses or finds torn, and what belongs to it; say so."""
-        if self.path.exists():
-            problem = _check(self.path)
-            if problem is not None:
-                number = 1
-                while (aside := self.path.with_name(f"{self.path.name}.damaged-{number}")).exists():
-                    number += 1
-                for suffix in ("-wal", "-shm"):
-                    side = Path(f"{self.path}{suffix}")
-                    if side.exists():
-                        side.rename(f"{aside}{suffix}")
-                self.path.rename(aside)
-                self.path.touch(mode=0o600)
-        for aside in sorted(self.path.parent.glob(f"{self.path.name}.damaged-*")):
-            if not aside.name.endswith(("-wal", "-shm")):
-                self.notices.append(
-                    f"a damaged database was set aside as {aside}: originals of limits that were in force "
-                    "may be in it only; look with sqlite3, then move it away"
-                )
-
     def _upgrade(self) -> None:
         """Bring an older file to this version in one transaction, keeping a copy of the old one."""
         connection = self._connection
@@ -200,6 +178,30 @@ class Database:
             connection.execute("ROLLBACK")
             raise
         connection.execute("COMMIT")
+
+
+def set_aside_if_damaged(path: Path) -> list[str]:
+    """Rename an SQLite file that is refused or found torn, and what belongs to it.
+
+    Returns:
+        A sentence for an admin about each such file that is still there.
+    """
+    if path.exists() and _check(path) is not None:
+        number = 1
+        while (aside := path.with_name(f"{path.name}.damaged-{number}")).exists():
+            number += 1
+        for suffix in ("-wal", "-shm"):
+            side = Path(f"{path}{suffix}")
+            if side.exists():
+                side.rename(f"{aside}{suffix}")
+        path.rename(aside)
+        path.touch(mode=0o600)
+    return [
+        f"a damaged database was set aside as {aside}: originals of limits that were in force "
+        "may be in it only; look with sqlite3, then move it away"
+        for aside in sorted(path.parent.glob(f"{path.name}.damaged-*"))
+        if not aside.name.endswith(("-wal", "-shm"))
+    ]
 
 
 def _create_private(path: Path) -> None:

@@ -137,6 +137,9 @@ class Store(Protocol):
     def set_permissions(self, path: str, permissions: Sequence[str]) -> None:
         """Set the node's permissions."""
 
+    def usage(self, domid: int) -> dict[str, int]:
+        """Return what a domain holds of its quotas, by the daemon's own names; see `StoreClient.usage`."""
+
     def watch(self, path: str, token: str) -> None:
         """Watch the node and all below. Events come from `events`; they are re-made after a reconnect."""
 

@@ -190,6 +190,15 @@ class Answer:
 
 
 @dataclass(frozen=True, slots=True)
+class Request:
+    """A VM's request for `more` of a resource: memory in kB, vCPUs, or weight."""
+
+    request_id: int
+    kind: LimitKind
+    more: int
+
+
+@dataclass(frozen=True, slots=True)
 class VmView:
     """All that HSEM may know of one VM at one tick."""
 

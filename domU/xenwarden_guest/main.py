@@ -11,9 +11,15 @@ from time import monotonic, sleep
 from xenwarden_guest import __version__
 from xenwarden_guest.collectors import Roots, xen
 
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from xenwarden_guest import request
+
 USAGE = """\
 usage: xenwarden-agent [-v] [--root DIR] [--store PATH]
        xenwarden-agent --once [--json] | --explain
+       xenwarden-agent request --memory +SIZE | --vcpus +N | --weight +N
+                       [--wait SECONDS] [--json]
 """
 HELP = """\
 Report this VM's security and reliability signals to xenwarden in dom0, over XenStore.
@@ -26,16 +32,24 @@ Report this VM's security and reliability signals to xenwarden in dom0, over Xen
   -v            log each change of level
   --version     print the version
   -h, --help    print this
+
+request: ask dom0 for more, and wait for its answer
+  --memory +SIZE, --vcpus +N, --weight +N
+                what and how much more; SIZE as 128M or 1G
+  --wait SECONDS
+                give up and withdraw the request after so long (default: 20)
+  --json        print the answer as JSON
 """
 
 
 class Options:
     """What the command line asks for."""
 
-    __slots__ = ("explain", "json", "once", "root", "store", "verbose")
+    __slots__ = ("explain", "json", "once", "request", "root", "store", "verbose")
 
     def __init__(self) -> None:
         self.once = self.json = self.explain = self.verbose = False
+        self.request: request.Options | None = None
         self.root = "/"
         self.store = "/dev/xen/xenbus"
 
@@ -51,6 +65,12 @@ def parse(arguments: list[str]) -> Options:
     flags = {"--once": "once", "--json": "json", "--explain": "explain", "-v": "verbose"}
     values = {"--root": "root", "--store": "store"}
     left = list(arguments)
+    if left[:1] == ["request"]:
+        from xenwarden_guest import request  # noqa: PLC0415  of no use to the service, and it costs memory
+
+        del left[0]
+        options.request = request.Options()
+        values |= request.VALUES
     while left:
         word, equals, value = left.pop(0).partition("=")
         if word in values:
@@ -58,7 +78,10 @@ def parse(arguments: list[str]) -> Options:
                 if not left:
                     raise ValueError(f"{word} needs a value")
                 value = left.pop(0)
-            setattr(options, values[word], value)
+            if options.request is not None and values[word] not in ("root", "store"):
+                options.request.take(values[word], value)
+            else:
+                setattr(options, values[word], value)
         elif word in flags and not equals:
             setattr(options, flags[word], True)
         elif word in ("-h", "--help"):
@@ -69,15 +92,21 @@ def parse(arguments: list[str]) -> Options:
             raise SystemExit(0)
         else:
             raise ValueError(f"unknown argument {word}")
-    if options.json and not options.once:
-        raise ValueError("--json goes with --once")
+    if options.request is not None:
+        if not options.request.what or options.once or options.explain or options.verbose:
+            raise ValueError("request takes one of --memory, --vcpus and --weight, and --wait and --json")
+    elif options.json and not options.once:
+        raise ValueError("--json goes with --once or request")
     if options.once and options.explain:
         raise ValueError("--once or --explain, not both")
     return options
 
 
 def main() -> int:
-    """Run `xenwarden-agent`; return 0, 1 for a failure, 2 for wrong usage or a machine that is no Xen VM."""
+    """Run `xenwarden-agent`; return 0, 1 for a failure, 2 for wrong usage or a machine that is no Xen VM.
+
+    A request that was denied returns 3, one that expired 4.
+    """
     try:
         options = parse(sys.argv[1:])
     except ValueError as error:
@@ -94,6 +123,8 @@ def main() -> int:
     management = xen.is_management(roots)
     if options.once:
         return _once(roots, management=management, as_json=options.json)
+    if options.request is not None:
+        return _request(options, options.request, management=management)
     if options.explain:
         return _explain(roots, options.store, management=management)
 
@@ -147,6 +178,17 @@ def _once(roots: Roots, *, management: bool, as_json: bool) -> int:
     if sample.missing:
         print("missing: " + ", ".join(sample.missing))
     return 0
+
+
+def _request(options: Options, wanted: request.Options, *, management: bool) -> int:
+    from xenwarden_channel.errors import StoreError  # noqa: PLC0415
+    from xenwarden_guest.request import run  # noqa: PLC0415
+
+    try:
+        return run(options.store, _home(options.store, management=management), wanted, as_json=options.json)
+    except StoreError as error:
+        print(f"xenwarden-agent: XenStore: {error}", file=sys.stderr)
+        return 1
 
 
 def _explain(roots: Roots, store: str, *, management: bool) -> int:

@@ -3,13 +3,14 @@
 
 from __future__ import annotations
 
+import re
 import subprocess
 from typing import TYPE_CHECKING
 
 import pytest
 from xenstore_contract import is_value, read_page, violations
 
-from xenwarden_channel import messages, paths, signals
+from xenwarden_channel import grants, messages, paths, signals
 from xenwarden_channel.client import StoreClient
 
 if TYPE_CHECKING:
@@ -41,6 +42,18 @@ def test_every_signal_of_a_guest_is_on_the_page_with_unit_and_meaning() -> None:
         for name, (source, unit, meaning) in signals.SIGNALS.items()
         if source in (signals.VSEM, signals.VREM)
     }
+
+
+def test_resources_outcomes_and_reasons_of_grants_are_those_of_the_code() -> None:
+    request, grant = (CONTRACT.entries[f"~/{path}"] for path in (paths.UP_REQUEST, paths.DOWN_GRANT))
+
+    def choices(values: str) -> list[str]:
+        return re.findall(r'"([^"]*)"', values)
+
+    assert choices(request.fields["what"]) == choices(grant.fields["what"]) == list(grants.RESOURCES)
+    assert choices(grant.fields["outcome"]) == list(grants.OUTCOMES)
+    assert choices(grant.fields["why"]) == [*grants.REASONS, ""]
+    assert dict(re.findall(r"^\* `(.+?)` -- (.+)\.$", grant.text, re.MULTILINE)) == grants.REASONS
 
 
 def test_the_limits_are_those_of_the_code() -> None:

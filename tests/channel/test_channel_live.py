@@ -72,6 +72,19 @@ def test_agent_and_daemon_write_what_the_page_says(
         dom0.write(paths.absolute(DOMID, paths.DOWN_ASK), b"xw1 ask seq=1 id=77 what=reliability")
         eventually(lambda: field(paths.UP_ANSWER, "answer", "id") == "77")
         assert violations(listing(xenstored)) == []
+        processes[1].kill()  # its device serves one at a time here
+        processes[1].wait()
+        words = ["request", "--weight", "+10", *agent_command[3:]]
+        asked = subprocess.run(
+            [*agent_command[:3], *words],
+            env=environment,
+            capture_output=True,
+            text=True,
+            timeout=20,
+            check=False,
+        )
+        assert (asked.returncode, asked.stdout.partition(":")[0]) == (3, "denied")
+        assert violations(listing(xenstored)) == []
     finally:
         for process in processes:
             process.kill()

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
 VERSION = 1
-KINDS = ("report", "detail", "answer", "order", "history", "ask", "status")
+KINDS = ("report", "detail", "answer", "request", "order", "history", "ask", "status", "grant")
 MAX_FIELDS = 128
 MAX_NAME = 24
 MAX_VALUE = 256

@@ -15,7 +15,8 @@ UP_DIR = "data/xenwarden"
 UP_REPORT = "data/xenwarden/report"  # VSEM and VREM together, both levels
 UP_DETAIL = "data/xenwarden/detail"  # level 2 only: who is talked to
 UP_ANSWER = "data/xenwarden/answer"  # VREM's answer to dom0's question
-UP = (UP_REPORT, UP_DETAIL, UP_ANSWER)
+UP_REQUEST = "data/xenwarden/request"  # VREM asks for more
+UP = (UP_REPORT, UP_DETAIL, UP_ANSWER, UP_REQUEST)
 
 # Down, relative likewise.
 DOWN_DIR = "xenwarden"
@@ -23,7 +24,8 @@ DOWN_ORDER = "xenwarden/order"  # level ordered, intervals, provider's networks
 DOWN_HISTORY = "xenwarden/history"  # brief history: the usual upper limit of each signal
 DOWN_ASK = "xenwarden/ask"  # HSEM's question to VREM, sent by HREM
 DOWN_STATUS = "xenwarden/status"  # the VM's state as the VM may know it
-DOWN = (DOWN_ORDER, DOWN_HISTORY, DOWN_ASK, DOWN_STATUS)
+DOWN_GRANT = "xenwarden/grant"  # the answer to VREM's request
+DOWN = (DOWN_ORDER, DOWN_HISTORY, DOWN_ASK, DOWN_STATUS, DOWN_GRANT)
 
 # Control, dom0 only.
 TOOL_DIR = "/tool/xenwarden"

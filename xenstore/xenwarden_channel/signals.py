@@ -71,10 +71,14 @@ SIGNALS: dict[str, tuple[str, str, str]] = {
     "vif_rx_pps": (HREM, "1/s", "packets delivered to the VM"),
     "vif_rx_bps": (HREM, "bit/s", "bits delivered to the VM"),
     "vif_rx_drop_pps": (HREM, "1/s", "packets for the VM dropped because it did not take them"),
+    "vif_tx_drop_pps": (HREM, "1/s", "packets of the VM that dom0's own queues dropped"),
     "vif_police_drop_pps": (HREM, "1/s", "packets of the VM dropped by a limit of ours"),
     "vbd_rps": (HREM, "1/s", "requests to its block backends"),
+    "vbd_full_ps": (HREM, "1/s", "requests that found its block backend's ring full, and had to wait"),
     "event_ps": (HREM, "1/s", "events that its backend devices received from it"),
     "spurious_event_ps": (HREM, "1/s", "of these, events without work"),
+    "domain_age_s": (HREM, "s", "time since dom0 first saw this domain of the VM"),
+    "domain_restarts": (HREM, "count", "times that the VM was started anew within the last hour"),
 }
 
 

@@ -6,6 +6,7 @@ from __future__ import annotations
 import json
 import sys
 
+from xenwarden_channel.signals import SIGNALS
 from xenwarden_host import __version__
 from xenwarden_host.cli.output import clock_time, colour, figure, printable, span, table
 from xenwarden_host.cli.parser import UsageError
@@ -119,11 +120,16 @@ def run_show(parsed: Parsed) -> int:
         cost = f"{agent['rss_kb']} kB, {agent['cpu_s']:.1f} CPU seconds in {span(agent['wall_s'])}"
         told = f"{agent['state']}, version {agent['version'] or '?'}, last report {span(agent['age_s'])} ago"
         lines.append(("Agent", f"{told}, {cost}"))
+    if vm["xenstore"]["transaction_held_s"] is not None:
+        lines.append(("XenStore", f"transaction open for {span(vm['xenstore']['transaction_held_s'])}"))
     for label, value in lines:
         print(f"{label:<8} {colour(printable(str(value)))}")
     _print_evidence(vm["evidence"])
     if vm["limits_now"]:
         print("\n" + _limits_table(vm["limits_now"], named=False))
+    if vm["grants"]:
+        granted = [(item["kind"], item["value"], item["own"], item["why"]) for item in vm["grants"]]
+        print("\n" + table(("Granted", "In all", "Of its own", "Why"), granted))
     if vm["signals"]:
         rows = [
             (name, figure(item["value"]), figure(item["usual"]), item["unit"], item["source"])
@@ -132,6 +138,13 @@ def run_show(parsed: Parsed) -> int:
         ]
         if rows:
             print("\n" + table(("Signal", "Value", "Usual up to", "Unit", "From"), rows))
+    if vm["devices"] and "verbose" in parsed.options:
+        counted = [
+            (device, name, figure(value), SIGNALS[name][1])
+            for device, rates in vm["devices"].items()
+            for name, value in rates.items()
+        ]
+        print("\n" + table(("Device", "Signal", "Value", "Unit"), counted))
     return 0
 
 
@@ -225,6 +238,66 @@ def run_release(parsed: Parsed) -> int:
             print(
                 f"{printable(vm['name'])}: {what} {'would be ' if dry_run else ''}lifted, was {vm['state']}"
             )
+    return 0
+
+
+def run_capacity(parsed: Parsed) -> int:
+    """Print how full the host is."""
+    answer = _client(parsed).ask("capacity")
+    if "json" in parsed.options:
+        _print_json(answer)
+        return 0
+    print(
+        table(
+            ("Name", "ID", "vCPUs", "CPUs used", "Memory kB", "Memory %", "Steal %", "Near max", "Finding"),
+            [
+                (
+                    vm["name"],
+                    vm["domid"],
+                    vm["vcpus"],
+                    vm["cpus_used"],
+                    vm["memory_kb"],
+                    vm["mem_used_pct"],
+                    vm["steal_pct"],
+                    f"{vm['near_max']} of {vm['near_max_of']}",
+                    _finding(vm),
+                )
+                for vm in answer["vms"]
+            ],
+        )
+    )
+    print(
+        f"\n{answer['cpus_used']:.1f} of {answer['cpus']} CPUs are used, "
+        f"by {answer['vcpus']} vCPUs and dom0; "
+        f"{answer['free_kb'] // 1024} of {answer['memory_kb'] // 1024} MB are free"
+    )
+    if answer["one_more"] is not None:
+        print(answer["one_more"]["text"])
+    for sentence in answer["advice"]:
+        print(printable(sentence))
+    return 0
+
+
+def _finding(vm: dict[str, Any]) -> str:
+    found = ["near its maximum"] if vm["is_near_max"] else []
+    return ", ".join(found + (["gets too little"] if vm["gets_too_little"] else [])) or "-"
+
+
+def run_sprawl(parsed: Parsed) -> int:
+    """Print the VMs that have done nothing for long."""
+    answer = _client(parsed).ask("sprawl")
+    if "json" in parsed.options:
+        _print_json(answer)
+        return 0
+    print(
+        table(
+            ("Name", "ID", "vCPUs", "Memory kB", "Days idle", "Why"),
+            [
+                (vm["name"], vm["domid"], vm["vcpus"], vm["memory_kb"], int(vm["idle_s"] // 86400), vm["why"])
+                for vm in answer["vms"]
+            ],
+        )
+    )
     return 0
 
 
@@ -327,6 +400,8 @@ RUN: dict[str, Callable[[Parsed], int]] = {
     "limits": run_limits,
     "limit": run_limit,
     "release": run_release,
+    "capacity": run_capacity,
+    "sprawl": run_sprawl,
     "events": run_events,
     "policy": run_policy,
     "kill-switch": run_kill_switch,

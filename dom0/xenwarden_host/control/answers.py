@@ -12,6 +12,7 @@ import yaml
 
 from xenwarden_channel.signals import SIGNALS
 from xenwarden_host import __version__
+from xenwarden_host.control import reports
 from xenwarden_host.control.peers import Role
 from xenwarden_host.control.plain import plain
 from xenwarden_host.errors import XenwardenError
@@ -28,6 +29,7 @@ if TYPE_CHECKING:
 _MAX_EVENTS = 1000
 _MAX_FOR_S = 10 * 365 * 86400
 _HIGHEST = {LimitKind.WEIGHT: 65535, LimitKind.PAUSE: 1}  # where it is not what fits into JSON
+_QUOTAS = ("nodes", "watches", "transactions")  # of XenStore, that are shown
 
 
 class Answers:
@@ -124,9 +126,25 @@ class Answers:
             "evidence": record.evidence,
             "agent": agent,
             "signals": self._signals(guest),
+            "devices": warden.hrem.devices(guest.info.uuid),
             "levels": list(record.levels),
             "limits": list(record.limits),
             "limits_now": [_limit(status) for status in warden.engine.status(guest.info.uuid)],
+            "xenstore": {
+                **{name: warden.store_use.of(guest.info.domid).get(name) for name in _QUOTAS},
+                "transaction_held_s": warden.store_use.held_s(guest.info.domid),
+            },
+            "grants": [
+                {
+                    "kind": str(kind),
+                    "value": want.value,
+                    "own": warden.desk.book.own((uuid, kind), want.value),
+                    "why": want.why,
+                    "since_unix_s": want.since_unix_s,
+                }
+                for (uuid, kind), want in warden.desk.book.wants.items()
+                if uuid == guest.info.uuid
+            ],
             "verdict_t_mono_s": warden.ledger.mono_s(record.verdict_unix_s),
             "released_t_mono_s": warden.ledger.mono_s(record.released_unix_s),
         }
@@ -171,6 +189,12 @@ class Answers:
             }
             for status in warden.engine.status(uuid)
         ]
+
+    def _capacity(self, _request: Mapping[str, Any], _user: str) -> dict[str, Any]:
+        return reports.capacity_of(self._warden)
+
+    def _sprawl(self, _request: Mapping[str, Any], _user: str) -> dict[str, Any]:
+        return reports.sprawl_of(self._warden)
 
     def _events(self, request: Mapping[str, Any], _user: str) -> dict[str, Any]:
         lines = request.get("lines", 20)
@@ -335,6 +359,8 @@ _COMMANDS: dict[str, tuple[Role, Callable[[Answers, Mapping[str, Any], str], Any
     "show": (Role.VIEWER, Answers._show),  # noqa: SLF001
     "why": (Role.VIEWER, Answers._why),  # noqa: SLF001
     "limits": (Role.VIEWER, Answers._limits),  # noqa: SLF001
+    "capacity": (Role.VIEWER, Answers._capacity),  # noqa: SLF001
+    "sprawl": (Role.VIEWER, Answers._sprawl),  # noqa: SLF001
     "events": (Role.VIEWER, Answers._events),  # noqa: SLF001
     "policy": (Role.VIEWER, Answers._policy),  # noqa: SLF001
     "version": (Role.VIEWER, Answers._version),  # noqa: SLF001

@@ -9,7 +9,8 @@ from xenwarden_host.audit import Audit
 from xenwarden_host.daemon.killswitch import KillSwitch
 from xenwarden_host.daemon.tracker import Tracker
 from xenwarden_host.daemon.warden import Warden
-from xenwarden_host.database import FILE_NAME, Database
+from xenwarden_host.database import FILE_NAME, Database, set_aside_if_damaged
+from xenwarden_host.hrem.grantbook import GrantBook
 from xenwarden_host.hrem.history import History
 from xenwarden_host.hrem.hrem import Hrem
 from xenwarden_host.hsem.hsem import Hsem
@@ -21,6 +22,9 @@ if TYPE_CHECKING:
 
     from xenwarden_host.policy.model import Policy
     from xenwarden_host.protocols import Clock, Hypervisor, Store, VbdControl, VifControl
+
+# Apart from the limits' journal: what is granted is no original of a limit.
+_GRANTS_FILE = "grants.db"
 
 
 def build_warden(
@@ -46,6 +50,9 @@ def build_warden(
     # The database first: it sets a damaged file aside before the journal opens it.
     database = Database(path, audit_rows=policy.audit.max_records, audit_days=policy.audit.max_days)
     journal = Journal(path)
+    grants_path = state_dir / _GRANTS_FILE
+    database.notices += set_aside_if_damaged(grants_path)
+    grants_path.touch(mode=0o600)
     history = History(policy)
     return Warden(
         policy=policy,
@@ -54,6 +61,9 @@ def build_warden(
         hrem=Hrem(sys_root),
         hsem=Hsem(policy, history),
         engine=LimitEngine(hypervisor, vifs, journal, clock, vbds),
+        grants=GrantBook(hypervisor, Journal(grants_path)),
+        hypervisor=hypervisor,
+        store=store,
         vifs=vifs,
         journal=journal,
         database=database,

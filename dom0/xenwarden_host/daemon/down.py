@@ -11,13 +11,14 @@ from typing import TYPE_CHECKING
 from xenwarden_channel import messages, paths
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
 
 _KINDS = {
     paths.DOWN_ORDER: "order",
     paths.DOWN_HISTORY: "history",
     paths.DOWN_ASK: "ask",
     paths.DOWN_STATUS: "status",
+    paths.DOWN_GRANT: "grant",
 }
 
 
@@ -31,13 +32,16 @@ class Down:
         self._unwritten: set[str] = set()
 
     def want(self, node: str, fields: Mapping[str, str | float]) -> None:
-        """Have `node` hold `fields` from the next `pending` on."""
-        if self._wanted.get(node) != fields:
+        """Have `node` hold `fields`, which nobody changes any more, from the next `pending` on."""
+        known = self._wanted.get(node)
+        if known is not fields and known != fields:
             self._wanted[node] = fields
             self._unwritten.add(node)
 
-    def pending(self) -> list[tuple[str, str, bytes]]:
+    def pending(self) -> Sequence[tuple[str, str, bytes]]:
         """Return (node, absolute path, value) of each node that is not as it should be."""
+        if not self._unwritten:
+            return ()
         out = []
         for node in sorted(self._unwritten):
             self._seq += 1

@@ -12,8 +12,9 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from xenwarden_channel import messages, paths, signals
+from xenwarden_channel.grants import RESOURCES
 from xenwarden_channel.messages import MessageError, UnknownVersionError
-from xenwarden_host.records import AgentState, Answer, Peer, Report
+from xenwarden_host.records import AgentState, Answer, LimitKind, Peer, Report, Request
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -92,6 +93,21 @@ def parse_answer(untrusted: bytes) -> Answer:
     )
 
 
+def parse_request(untrusted: bytes) -> Request:
+    """Parse a request for more.
+
+    Raises:
+        MessageError: no such message, or what it asks for is no resource or no amount.
+    """
+    message = messages.parse(untrusted, "request")
+    what, request_id, more = message.fields.get("what", ""), message.number("id"), message.number("more")
+    if what not in RESOURCES:
+        raise MessageError("request for no resource")
+    if request_id is None or not more or not more.is_integer():
+        raise MessageError("request without id or amount")
+    return Request(int(request_id), LimitKind(what), int(more))
+
+
 def _signals(message: messages.Message) -> dict[str, float]:
     found = {}
     for name, text in message.fields.items():
@@ -141,6 +157,7 @@ class Inbox:
         self.report_received_s = 0.0
         self.report_is_new = False
         self.answer: Answer | None = None
+        self.request: Request | None = None  # that stands now
         self.bad_values = 0
         self._fault: AgentState | None = None  # GARBLED or VERSION until a good report comes
         self._last_raw: dict[str, bytes] = {}
@@ -159,6 +176,8 @@ class Inbox:
         """
         if untrusted is None:
             self._last_raw.pop(node, None)
+            if node == paths.UP_REQUEST:
+                self.request = None  # withdrawn
             return False
         if self._last_raw.get(node) == untrusted:
             return False  # a resync, or an event for a write of the same
@@ -170,6 +189,8 @@ class Inbox:
                 _seq, destinations, sources = parse_detail(untrusted)
                 self._detail, self._detail_received_s = (destinations, sources), now_s
                 self._attach_detail(now_s)
+            elif node == paths.UP_REQUEST:
+                self.request = parse_request(untrusted)
             else:
                 self.answer = parse_answer(untrusted)
         except MessageError as error:

@@ -7,6 +7,7 @@ import argparse
 import fcntl
 import logging
 import os
+import resource
 import signal
 import sys
 from contextlib import contextmanager
@@ -33,6 +34,7 @@ STATE_DIR = Path("/var/lib/xenwarden")
 RUN_DIR = Path("/run/xenwarden")
 _PRIVCMD = Path("/dev/xen/privcmd")
 KILL_FILE = Path("/etc/xen/xenwarden.kill")
+_DESCRIPTORS = 32768  # enough for a thousand VMs
 
 
 def arguments() -> argparse.ArgumentParser:
@@ -120,6 +122,14 @@ def machine() -> Iterator[tuple[Hypervisor, Store, VifControl, VbdControl]]:
         store.close()
 
 
+def raise_descriptors() -> None:
+    """Let this process have as many descriptors as HREM can use: it keeps dom0's counters open."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    most = _DESCRIPTORS if hard == resource.RLIM_INFINITY else min(_DESCRIPTORS, hard)
+    if soft != resource.RLIM_INFINITY and soft < most:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (most, hard))
+
+
 def take_instance(options: argparse.Namespace) -> int:
     """Make the directories and take the lock that says that one xenwardend runs; return its descriptor.
 
@@ -140,6 +150,7 @@ def serve(
     vbds: VbdControl | None,
 ) -> None:
     """Run the daemon on this hypervisor, store and vifs until a signal stops it."""
+    raise_descriptors()
     service = Service(
         hypervisor=hypervisor,
         store=store,

@@ -19,8 +19,10 @@ from xenwarden_host.daemon.down import Down
 from xenwarden_host.daemon.guests import Inbox
 
 if TYPE_CHECKING:
+    from collections.abc import Collection
+
     from xenwarden_host.protocols import Clock, Hypervisor, Store
-    from xenwarden_host.records import DomainInfo
+    from xenwarden_host.records import DomainInfo, LimitKey, VmState
 
 log = logging.getLogger("xenwarden.tracker")
 
@@ -41,6 +43,7 @@ class Guest:
         self.down = Down(info.domid, first_seq)
         self.watched = False
         self.ready = False  # `~/xenwarden` is there, and its reports are watched
+        self.status: tuple[VmState, frozenset[LimitKey]] | None = None  # as it was last told
         self.unread = set(paths.UP)
         self.next_complaint_s = float("-inf")
         self.next_history_s = float("-inf")  # when its brief history is due
@@ -207,11 +210,12 @@ class Tracker:
             else:
                 self._complain(guest, node, failure, self._clock.monotonic())
 
-    def excuse(self) -> None:
-        """Let no agent be called silent for a time in which the daemon did not listen."""
+    def excuse(self, but: Collection[int] = ()) -> None:
+        """Let no agent be called silent for a time in which it was not to be heard; `but` these domids."""
         now_s = self._clock.monotonic()
-        for guest in self.guests.values():
-            guest.inbox.excuse(now_s)
+        for domid, guest in self.guests.items():
+            if domid not in but:
+                guest.inbox.excuse(now_s)
 
     def _connect_guests(self, now_s: float) -> None:
         """Watch what is not watched yet, and make what is missing; all of it after a reconnect."""

@@ -12,9 +12,12 @@ from xenwarden_channel.messages import MAX_VALUE
 from xenwarden_host import audit
 from xenwarden_host.daemon import views, words
 from xenwarden_host.daemon.apply import Applier
+from xenwarden_host.daemon.grantdesk import GrantDesk
 from xenwarden_host.daemon.ledger import Ledger
+from xenwarden_host.daemon.storeuse import StoreUse
 from xenwarden_host.database import DatabaseError
 from xenwarden_host.errors import LimitError
+from xenwarden_host.hrem.sprawl import Idle
 from xenwarden_host.policy.model import FailSafe
 from xenwarden_host.records import AgentState, Level, LimitKind, Snapshot, VmState
 
@@ -25,19 +28,21 @@ if TYPE_CHECKING:
     from xenwarden_host.daemon.killswitch import KillSwitch
     from xenwarden_host.daemon.tracker import Guest, Tracker
     from xenwarden_host.database import Database
+    from xenwarden_host.hrem.grantbook import GrantBook
     from xenwarden_host.hrem.history import History
     from xenwarden_host.hrem.hrem import Hrem
     from xenwarden_host.hsem.hsem import Hsem
     from xenwarden_host.limits.engine import LimitEngine
     from xenwarden_host.limits.journal import Journal
     from xenwarden_host.policy.model import Policy
-    from xenwarden_host.protocols import Clock, VifControl
+    from xenwarden_host.protocols import Clock, Hypervisor, Store, VifControl
     from xenwarden_host.records import DomainInfo, LimitKey, VmView
 
 log = logging.getLogger("xenwarden")
 
 _BRIEF = tuple(signals.names(signals.VSEM, signals.VREM))  # what an agent can compare with
 _HISTORY_EVERY_S = 60.0  # a guest's brief history changes slowly
+_HISTORY_SPREAD_S = 30
 _SAVE_EVERY_S = 60.0
 _COMPLAIN_EVERY_S = 60.0
 _STALL_S = 5.0  # a tick later than this: the daemon was starved, or the machine slept
@@ -55,6 +60,9 @@ class Warden:
         hrem: Hrem,
         hsem: Hsem,
         engine: LimitEngine,
+        grants: GrantBook,
+        hypervisor: Hypervisor,
+        store: Store,
         vifs: VifControl,
         journal: Journal,
         database: Database,
@@ -70,6 +78,7 @@ class Warden:
         self.engine = engine
         self.database = database
         self._vifs = vifs
+        self.hypervisor = hypervisor
         self._journal = journal
         self.audit = audit_log
         self.kill_switch = kill_switch
@@ -77,6 +86,18 @@ class Warden:
         self.dry_run = dry_run
         self.ledger = Ledger(clock)
         self.applier = Applier(engine, self.ledger, audit_log, dry_run=dry_run)
+        self.desk = GrantDesk(
+            policy=policy,
+            book=grants,
+            hypervisor=hypervisor,
+            store=store,
+            clock=clock,
+            audit_log=audit_log,
+            status=hsem.state,
+            signals=self.known_signals,
+        )
+        self.idle = Idle()
+        self.store_use = StoreUse(store, clock, audit_log)
         self.signals: dict[str, dict[str, float]] = {}  # HREM's of the last tick, by UUID
         self.ticks = 0
         self.errors: Counter[str] = Counter()
@@ -90,8 +111,19 @@ class Warden:
     def set_policy(self, policy: Policy) -> None:
         """Work by this policy from now on."""
         self.policy = policy
-        self._networks = _fitting(policy.provider_networks)
+        levels = policy.levels
+        self._orders: dict[Level, dict[str, str | float]] = {
+            level: {
+                "level": str(int(level)),
+                "level1_s": levels.level1_s,
+                "level2_s": levels.level2_s,
+                "level2_max_s": levels.level2_max_s,
+                "networks": _fitting(policy.provider_networks),
+            }
+            for level in Level
+        }
         self.hsem.policy = policy
+        self.desk.policy = policy
         for guest in self.tracker.guests.values():
             guest.next_history_s = float("-inf")  # priors may have changed
 
@@ -120,9 +152,13 @@ class Warden:
             if self.policy.vm(uuid, name).fail_safe is FailSafe.RELEASE:
                 self.engine.lift_all(uuid)
         self._reconcile(vms)
+        if self.policy.fail_safe is FailSafe.RELEASE:
+            self.desk.take_back_all(vms)
 
     def close(self) -> None:
-        """Close the database and the journal."""
+        """Close the database, the journals and what HREM reads."""
+        self.hrem.close()
+        self.desk.book.close()
         self._journal.close()
         self.database.close()
 
@@ -140,10 +176,12 @@ class Warden:
         if not self._guard("domains", self._list):
             return  # without the list nothing may be decided or set: domids could be others by now
         self._guard("store", self.tracker.read)
+        self._guard("store-use", self._look_at_store_use)
         vms = self.tracker.vms()
         self._guard("hrem", lambda: self._collect(now_s, vms))
         self._guard("hsem", lambda: self._decide(now_s, vms))
         if not self.dry_run:
+            self._guard("grants", lambda: self._grant(vms))
             self._guard("limits", lambda: self._reconcile(vms))
         self._guard("channel", lambda: self._tell_guests(now_s))
         if now_s >= self._next_save_s:
@@ -166,6 +204,13 @@ class Warden:
     def _list(self) -> None:
         self._domains = self.tracker.refresh()
 
+    def _look_at_store_use(self) -> None:
+        if self.tracker.store_lost:
+            return
+        self.store_use.look(self.tracker.guests)
+        if suspects := self.store_use.suspects():
+            self.tracker.excuse(but=suspects)
+
     def _look_at_kill_switch(self) -> None:
         file = self.kill_switch.engaged_by()
         if (file is not None) == self.applier.killed:
@@ -183,6 +228,7 @@ class Warden:
     def _collect(self, now_s: float, vms: Mapping[str, Guest]) -> None:
         infos = [guest.info for guest in vms.values()]
         self.signals = self.hrem.collect(infos, now_s, self._police_drops(infos))
+        self.idle.note(self.signals, self.policy.sprawl, self.clock.unix())
 
     def _police_drops(self, infos: Sequence[DomainInfo]) -> dict[str, int]:
         """Return by UUID what packet limits dropped; asked only while there is such a limit."""
@@ -268,25 +314,29 @@ class Warden:
                 self.engine.lift_all(uuid)
         self.applier.note_changes(self.engine.reconcile(self._domains), vms)
 
+    def _grant(self, vms: dict[str, Guest]) -> None:
+        """Have HREM deal with requests for more; before the limits, which stand above what is granted."""
+        limited = {(status.uuid, status.key.kind) for status in self.engine.status()}
+        self.desk.tick(vms, limited, killed=self.applier.killed)
+
+    def known_signals(self, guest: Guest) -> dict[str, float]:
+        """Return what is known of a VM: of its own word only what an agent that speaks has said."""
+        report = guest.inbox.report
+        said = report.signals if report is not None and self.agent_state(guest) is AgentState.ALIVE else {}
+        return {**said, **self.signals.get(guest.info.uuid, {})}
+
     def _tell_guests(self, now_s: float) -> None:
-        levels = self.policy.levels
         for guest in self.tracker.guests.values():
             uuid = guest.info.uuid
-            guest.down.want(
-                paths.DOWN_ORDER,
-                {
-                    "level": str(int(self.applier.ordered.get(uuid, Level.ONE))),
-                    "level1_s": levels.level1_s,
-                    "level2_s": levels.level2_s,
-                    "level2_max_s": levels.level2_max_s,
-                    "networks": self._networks,
-                },
-            )
-            held = sorted(str(key) for key in self.engine.held(uuid))
-            state = self.hsem.state(uuid)
-            guest.down.want(paths.DOWN_STATUS, {"state": str(state), "limits": ",".join(held)})
+            guest.down.want(paths.DOWN_ORDER, self._orders[self.applier.ordered.get(uuid, Level.ONE)])
+            status = self.hsem.state(uuid), self.engine.held(uuid)
+            if guest.status != status:
+                guest.status = status
+                held = ",".join(sorted(map(str, status[1])))
+                guest.down.want(paths.DOWN_STATUS, {"state": str(status[0]), "limits": held})
             if now_s >= guest.next_history_s:
-                guest.next_history_s = now_s + _HISTORY_EVERY_S
+                # Not all at once: this is the most costly thing that is done for a guest.
+                guest.next_history_s = now_s + _HISTORY_EVERY_S - guest.info.domid % _HISTORY_SPREAD_S
                 brief = self.history.brief(uuid, _BRIEF)
                 fields = {"learnt": "1" if brief.learnt else "0", **brief.upper}
                 guest.down.want(paths.DOWN_HISTORY, fields)
@@ -311,6 +361,7 @@ class Warden:
                 self.history.forget(uuid)
         self.database.save("history", {vm: self.history.dump(vm) for vm in self.history.uuids()}, unix_s)
         self.database.save("known", known, unix_s)
+        self.database.save("idle", self.idle.dump(), unix_s)
 
     def _save_decisions(self) -> None:
         if not self.dry_run:
@@ -325,6 +376,7 @@ class Warden:
             ("hsem", self.hsem.restore),
             ("ledger", self.ledger.restore),
             ("known", self.tracker.restore),
+            ("idle", self.idle.restore),
         )
         for key, take in parts:
             try:
@@ -416,6 +468,7 @@ class Warden:
             out.append("xenwardend runs with --dry-run: it decides and changes nothing")
         if self.tracker.store_lost:
             out.append("no connection to xenstored: agents cannot be heard, limits are kept")
+        out += self.store_use.notices(self.tracker.guests)
         if self.audit.lost:
             out.append(
                 f"{self.audit.lost} audit entries are in the log only: the database could not be written"

@@ -9,14 +9,13 @@ from __future__ import annotations
 import re
 from typing import TYPE_CHECKING
 
-from xenwarden_host.hrem import sysfs
-
 if TYPE_CHECKING:
     from collections.abc import Iterable
-    from pathlib import Path
 
-    from xenwarden_host.hrem.rates import Counters
+    from xenwarden_host.hrem.rates import Counts
+    from xenwarden_host.hrem.sysfs import Files
 
+DIRECTORY = "bus/xen-backend/devices"
 COUNTERS = {"events": "event_ps", "spurious_events": "spurious_event_ps"}
 _NAME = re.compile(r"(?:vif|vbd)-([0-9]{1,5})-[0-9]{1,10}")
 
@@ -31,11 +30,6 @@ def parse_names(names: Iterable[str]) -> dict[int, list[str]]:
     return found
 
 
-def collect(sys_root: Path) -> dict[int, Counters]:
-    """Read all backend devices of the host in one pass."""
-    root = f"{sys_root}/bus/xen-backend/devices"
-    out: dict[int, Counters] = {}
-    for domid, names in parse_names(sysfs.listing(root)).items():
-        devices = {name: sysfs.numbers(f"{root}/{name}/xenbus", COUNTERS) for name in names}
-        out[domid] = {name: counters for name, counters in devices.items() if counters}
-    return out
+def read(files: Files, directory: str) -> Counts:
+    """Return the counters of the device at `directory`; empty where it is coming or going."""
+    return files.numbers(f"{directory}/xenbus", COUNTERS)

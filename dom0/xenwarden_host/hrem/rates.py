@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-Counters = dict[str, dict[str, int]]  # device → counter → value
+Counts = dict[str, int]  # of one device, by counter
+Counters = dict[str, Counts]  # by device
 
 
 def rates(before: Mapping[str, Mapping[str, int]], now: Counters, interval_s: float) -> dict[str, float]:

@@ -1,27 +1,28 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
 """Collector: packets, bytes and drops of each VM's vifs, from `/sys/class/net/vifD.N/statistics`.
 
-What a vif receives is what its guest sent, counted before any limit of ours on that vif drops it.
+What a vif receives is what its guest sent, counted before any limit of ours on that vif drops it. What
+is dropped of that is lost in dom0's own queues; what is dropped on its way to the guest, the guest did
+not take.
 """
 
 from __future__ import annotations
 
-import os
 import re
 from typing import TYPE_CHECKING
 
-from xenwarden_host.hrem import sysfs
-
 if TYPE_CHECKING:
     from collections.abc import Iterable
-    from pathlib import Path
 
-    from xenwarden_host.hrem.rates import Counters
+    from xenwarden_host.hrem.rates import Counts
+    from xenwarden_host.hrem.sysfs import Files
 
+DIRECTORY = "class/net"
 # sysfs name: the signal that its rate is, from the guest's side.
 COUNTERS = {
     "rx_packets": "vif_tx_pps",
     "rx_bytes": "vif_tx_bps",
+    "rx_dropped": "vif_tx_drop_pps",
     "tx_packets": "vif_rx_pps",
     "tx_bytes": "vif_rx_bps",
     "tx_dropped": "vif_rx_drop_pps",
@@ -39,11 +40,6 @@ def parse_names(names: Iterable[str]) -> dict[int, list[str]]:
     return found
 
 
-def collect(sys_root: Path) -> dict[int, Counters]:
-    """Read all vifs of the host in one pass; a vif that goes away meanwhile is left out."""
-    root = os.path.join(sys_root, "class/net")  # noqa: PTH118 - a hot path
-    out: dict[int, Counters] = {}
-    for domid, names in parse_names(sysfs.listing(root)).items():
-        devices = {name: sysfs.numbers(f"{root}/{name}/statistics", COUNTERS) for name in names}
-        out[domid] = {name: counters for name, counters in devices.items() if counters}
-    return out
+def read(files: Files, directory: str) -> Counts:
+    """Return the counters of the vif at `directory`; empty where it is coming or going."""
+    return files.numbers(f"{directory}/statistics", COUNTERS)

@@ -82,4 +82,4 @@ def measured(signal: str, value: float) -> str:
     unit = SIGNALS[signal][1]
     if unit == "ratio":
         return f"{100 * value:.0f} %"
-    return amount(value) + {"1/s": "/s", "count": "", "%": " %", "bit/s": " bit/s"}[unit]
+    return amount(value) + {"1/s": "/s", "count": "", "%": " %", "bit/s": " bit/s", "s": " s"}[unit]

@@ -9,6 +9,7 @@ from dataclasses import fields
 from importlib import resources
 from typing import TYPE_CHECKING, Any, TypeVar
 
+from xenwarden_channel.grants import RESOURCES
 from xenwarden_host import yamlfile
 from xenwarden_host.errors import ConfigError
 from xenwarden_host.policy import model
@@ -129,6 +130,8 @@ def _policy(data: Mapping[str, Any], sources: dict[str, str], own: Loaded | None
                 profile=entry.get("profile", model.UNKNOWN),
                 protect=entry.get("protect", False),
                 exempt=entry.get("exempt", False),
+                guarantee=entry.get("guarantee", {}),
+                maximum=entry.get("maximum", {}),
                 source=source,
                 fail_safe=model.FailSafe(entry["fail_safe"]) if "fail_safe" in entry else None,
             )
@@ -143,6 +146,8 @@ def _policy(data: Mapping[str, Any], sources: dict[str, str], own: Loaded | None
         rules=tuple(_rule(name, rule, data["watch"]["min_hits"]) for name, rule in data["rules"].items()),
         neighbours=_record(model.Neighbours, data["neighbours"]),
         limits={LimitKey.parse(key): _limit(value) for key, value in data["limits"].items()},
+        grants=_grants(data["grants"]),
+        sprawl=_record(model.SprawlPolicy, data["sprawl"]),
         watch=_record(model.Watch, watch),
         release=_record(model.Release, data["release"]),
         agent=_record(model.AgentPolicy, data["agent"]),
@@ -165,6 +170,11 @@ def _limit(values: Mapping[str, Any]) -> model.LimitPolicy:
         provisional=_record(model.Amount, values["provisional"]),
         contained=_record(model.Amount, values["contained"]),
     )
+
+
+def _grants(values: Mapping[str, Any]) -> model.GrantPolicy:
+    resources = {name: _record(model.GrantRule, values[name]) for name in RESOURCES}
+    return _record(model.GrantPolicy, {**values, "resources": resources})
 
 
 def _rule(name: str, values: Mapping[str, Any], min_hits: int) -> model.RuleSpec:

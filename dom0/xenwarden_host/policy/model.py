@@ -67,6 +67,8 @@ class VmEntry:
     exempt: bool
     source: str  # where it was written
     fail_safe: FailSafe | None = None  # None: as for all
+    guarantee: Mapping[str, int] = field(default_factory=dict)  # by resource; memory in kB
+    maximum: Mapping[str, int] = field(default_factory=dict)
 
     def fits(self, uuid: str, name: str) -> bool:
         """Tell whether this entry is about the VM."""
@@ -84,6 +86,8 @@ class VmPolicy:
     exempt: bool
     source: str
     fail_safe: FailSafe
+    guarantee: Mapping[str, int] = field(default_factory=dict)
+    maximum: Mapping[str, int] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -147,6 +151,35 @@ class LimitPolicy:
     signal: str
     provisional: Amount
     contained: Amount
+
+
+@dataclass(frozen=True, slots=True)
+class GrantRule:
+    """How far a VM can get more of one resource by asking."""
+
+    step: int
+    times: float
+
+
+@dataclass(frozen=True, slots=True)
+class GrantPolicy:
+    """More for a VM that asks; `resources` by the name of `xenwarden_channel.grants.RESOURCES`."""
+
+    resources: Mapping[str, GrantRule]
+    need_pct: float
+    every_s: float
+    idle_s: float
+    host_keeps_kb: int
+    vcpus_per_cpu: float
+
+
+@dataclass(frozen=True, slots=True)
+class SprawlPolicy:
+    """When a VM counts as idle, and as forgotten."""
+
+    idle_s: float
+    cpu_pct: float
+    pps: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -232,6 +265,8 @@ class Policy:
     rules: tuple[RuleSpec, ...]
     neighbours: Neighbours
     limits: Mapping[LimitKey, LimitPolicy]
+    grants: GrantPolicy
+    sprawl: SprawlPolicy
     watch: Watch
     release: Release
     agent: AgentPolicy
@@ -246,6 +281,13 @@ class Policy:
         """Return what holds for the VM: the first entry that fits, else the profile `unknown`."""
         for entry in self.vms:
             if entry.fits(uuid, name):
-                fail_safe = entry.fail_safe or self.fail_safe
-                return VmPolicy(entry.profile, entry.protect, entry.exempt, entry.source, fail_safe)
+                return VmPolicy(
+                    entry.profile,
+                    entry.protect,
+                    entry.exempt,
+                    entry.source,
+                    entry.fail_safe or self.fail_safe,
+                    entry.guarantee,
+                    entry.maximum,
+                )
         return VmPolicy(UNKNOWN, protect=False, exempt=False, source="built-in", fail_safe=self.fail_safe)

@@ -230,7 +230,7 @@ class World:
         statistics = self.sys_root / f"class/net/vif{guest.domid}.0/statistics"
         if not guest.counters:
             statistics.mkdir(parents=True, exist_ok=True)
-        for name in ("rx_packets", "rx_bytes", "tx_packets", "tx_bytes", "tx_dropped"):
+        for name in ("rx_packets", "rx_bytes", "rx_dropped", "tx_packets", "tx_bytes", "tx_dropped"):
             if name not in guest.counters or name in guest.vif:
                 guest.counters[name] = guest.counters.get(name, 0.0) + guest.vif.get(name, 0.0) * STEP_S
                 (statistics / name).write_text(f"{int(guest.counters[name])}\n")

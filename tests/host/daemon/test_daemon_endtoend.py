@@ -189,6 +189,10 @@ def members(value: Any, prefix: str = "") -> set[str]:
         path = f"{prefix}.{name}" if prefix else name
         if prefix == "signals":
             path = "signals.NAME"
+        elif prefix == "devices":
+            path = "devices.NAME"
+        elif prefix == "devices.NAME":
+            found.add("devices.NAME.SIGNAL")
         else:
             found.add(path)
         found |= members(item, path)
@@ -203,6 +207,7 @@ def members(value: Any, prefix: str = "") -> set[str]:
         ("why", ["why", "mallory"]),
         ("limits", ["limits"]),
         ("limit", ["limit", "mallory", "--memory", "128m"]),
+        ("capacity", ["capacity"]),
         ("release", ["-N", "release", "--all"]),
         ("kill-switch", ["kill-switch", "status"]),
         ("version", ["version"]),
@@ -219,6 +224,8 @@ def test_json_has_exactly_the_members_that_are_documented(world: World, verb: st
     if verb == "policy":
         found = {path for path in found if not path.startswith("policy.")}
         documented -= {"ok", "errors"}
+    if verb == "show":  # who is contained has no grants; see test_daemon_grants
+        documented = {name for name in documented if not name.startswith("grants[]")}
     if verb == "why":
         found = {path for path in found if not path.startswith(("evidence[]", "limits_now[]", "events[]"))}
     assert found == documented

@@ -3,8 +3,9 @@
 
 from __future__ import annotations
 
+import resource
 import shutil
-from typing import TYPE_CHECKING
+from pathlib import Path
 
 import pytest
 from hypothesis import given
@@ -14,9 +15,6 @@ from xenwarden_host.hrem import backend, vbd, vif
 from xenwarden_host.hrem.hrem import Hrem
 from xenwarden_host.hrem.rates import rates
 from xenwarden_host.records import DomainInfo, VmType
-
-if TYPE_CHECKING:
-    from pathlib import Path
 
 
 class Sysfs:
@@ -32,7 +30,9 @@ class Sysfs:
             (directory / name).write_text(f"{value}\n")
 
     def vif(self, name: str, **numbers: int) -> None:
-        zero = dict.fromkeys(("rx_packets", "rx_bytes", "tx_packets", "tx_bytes", "tx_dropped"), 0)
+        zero = dict.fromkeys(
+            ("rx_packets", "rx_bytes", "rx_dropped", "tx_packets", "tx_bytes", "tx_dropped"), 0
+        )
         self.put(f"class/net/{name}/statistics", **(zero | numbers))
 
     def backend(self, name: str, **numbers: int) -> None:
@@ -61,17 +61,31 @@ def domain(domid: int, cpu_time_s: float = 0.0, vcpus: int = 1, uuid: str | None
     )  # fmt: skip
 
 
+def open_files() -> int:
+    return len(list(Path("/proc/self/fd").iterdir()))
+
+
+def rates_of(collected: dict[str, dict[str, float]]) -> dict[str, dict[str, float]]:
+    return {
+        uuid: {name: value for name, value in signals.items() if not name.startswith("domain_")}
+        for uuid, signals in collected.items()
+    }
+
+
 def test_what_the_vif_receives_is_what_the_guest_sends(sys_root: Sysfs) -> None:
     hrem = Hrem(sys_root.root)
     sys_root.vif("vif3.0", rx_packets=1000, rx_bytes=60_000, tx_packets=10, tx_bytes=100, tx_dropped=5)
-    assert hrem.collect([domain(3)], 10.0) == {"u3": {}}
-    sys_root.vif("vif3.0", rx_packets=3000, rx_bytes=180_000, tx_packets=30, tx_bytes=1100, tx_dropped=7)
+    assert rates_of(hrem.collect([domain(3)], 10.0)) == {"u3": {}}
+    sys_root.vif(
+        "vif3.0", rx_packets=3000, rx_bytes=180_000, rx_dropped=4, tx_packets=30, tx_bytes=1100, tx_dropped=7
+    )
     signals = hrem.collect([domain(3)], 12.0)["u3"]
     assert signals["vif_tx_pps"] == 1000
     assert signals["vif_tx_bps"] == 8 * 60_000
     assert signals["vif_rx_pps"] == 10
     assert signals["vif_rx_bps"] == 8 * 500
     assert signals["vif_rx_drop_pps"] == 1
+    assert signals["vif_tx_drop_pps"] == 2
 
 
 def test_vifs_of_one_vm_are_summed_and_vms_kept_apart(sys_root: Sysfs) -> None:
@@ -107,6 +121,16 @@ def test_events_and_disk_requests_are_counted(sys_root: Sysfs) -> None:
     assert found["event_ps"] == 600
     assert found["spurious_event_ps"] == 20
     assert found["vbd_rps"] == 52
+    assert found["vbd_full_ps"] == 77
+    devices = hrem.devices("u5")
+    assert devices["vif-5-0"] == {"event_ps": 500, "spurious_event_ps": 20}
+    assert devices["vbd-5-51712"] == {
+        "event_ps": 100,
+        "spurious_event_ps": 0,
+        "vbd_rps": 52,
+        "vbd_full_ps": 77,
+    }
+    assert devices["vif5.0"]["vif_tx_pps"] == 0
 
 
 def test_a_counter_that_restarts_is_a_gap_and_no_spike(sys_root: Sysfs) -> None:
@@ -135,12 +159,71 @@ def test_devices_that_come_and_go_are_a_gap(sys_root: Sysfs) -> None:
     assert "vif_tx_pps" not in hrem.collect([domain(3)], 5.0)["u3"]
 
 
+def test_a_device_that_comes_back_under_its_name_is_read_anew(sys_root: Sysfs) -> None:
+    hrem = Hrem(sys_root.root)
+    sys_root.vif("vif3.0", rx_packets=100)
+    hrem.collect([domain(3)], 0.0)
+    sys_root.remove("class/net/vif3.0")
+    assert "vif_tx_pps" not in hrem.collect([domain(3)], 1.0)["u3"]
+    sys_root.vif("vif3.0", rx_packets=5)
+    hrem.collect([domain(3)], 2.0)
+    sys_root.vif("vif3.0", rx_packets=12)
+    assert hrem.collect([domain(3)], 3.0)["u3"]["vif_tx_pps"] == 7
+
+
+def test_no_descriptor_is_left_of_devices_that_are_gone(sys_root: Sysfs) -> None:
+    hrem = Hrem(sys_root.root)
+    hrem.collect([], 0.0)
+    before = open_files()
+    for number in range(1, 40):
+        sys_root.vif(f"vif{number}.0", rx_packets=100)
+        hrem.collect([domain(number)], float(number))
+        sys_root.remove(f"class/net/vif{number}.0")
+    hrem.collect([], 50.0)
+    assert open_files() == before
+    sys_root.vif("vif3.0")
+    hrem.collect([domain(3)], 51.0)
+    hrem.close()
+    assert open_files() == before
+
+
+def test_more_files_than_may_be_open_are_read_all_the_same(
+    sys_root: Sysfs, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(resource, "getrlimit", lambda _what: (16, 16))
+    hrem = Hrem(sys_root.root)
+    domains = [domain(number) for number in range(1, 11)]
+    for step in (0, 1):
+        for number in range(1, 11):
+            sys_root.vif(f"vif{number}.0", rx_packets=number * step)
+        found = hrem.collect(domains, float(step))
+    assert [found[f"u{number}"]["vif_tx_pps"] for number in range(1, 11)] == list(range(1, 11))
+
+
+def test_age_and_restarts_of_a_vm(tmp_path: Path) -> None:
+    hrem = Hrem(tmp_path)
+
+    def look(now_s: float, *domids: int) -> tuple[float, float]:
+        found = hrem.collect([domain(domid, uuid="u") for domid in domids], now_s).get("u", {})
+        return found.get("domain_age_s", -1.0), found.get("domain_restarts", -1.0)
+
+    assert look(0.0, 3) == (0, 0)
+    assert look(10.0, 3) == (10, 0)
+    assert look(11.0, 4) == (0, 0)  # migrated on this host: never away
+    assert look(12.0) == (-1, -1)
+    assert look(13.0, 5) == (0, 1)
+    assert look(20.0) == (-1, -1)
+    assert look(21.0, 6) == (0, 2)
+    assert look(30.0, 6) == (9, 2)
+    assert look(13.0 + 3601, 6)[1] == 1  # an hour later the first counts no more
+
+
 def test_a_new_domid_begins_anew_though_the_uuid_stays(sys_root: Sysfs) -> None:
     hrem = Hrem(sys_root.root)
     sys_root.vif("vif3.0", rx_packets=10)
     hrem.collect([domain(3, 100.0, uuid="u")], 0.0)
     sys_root.vif("vif4.0", rx_packets=9000)
-    assert hrem.collect([domain(4, 101.0, uuid="u")], 1.0) == {"u": {}}
+    assert rates_of(hrem.collect([domain(4, 101.0, uuid="u")], 1.0)) == {"u": {}}
 
 
 def test_police_drops_are_a_rate_where_someone_counts_them(sys_root: Sysfs) -> None:
@@ -155,7 +238,7 @@ def test_police_drops_are_a_rate_where_someone_counts_them(sys_root: Sysfs) -> N
 def test_without_sysfs_there_is_cpu_all_the_same(tmp_path: Path) -> None:
     hrem = Hrem(tmp_path / "nothing")
     hrem.collect([domain(1, 0.0)], 0.0)
-    assert hrem.collect([domain(1, 0.5)], 1.0) == {"u1": {"vcpu_pct": 50}}
+    assert rates_of(hrem.collect([domain(1, 0.5)], 1.0)) == {"u1": {"vcpu_pct": 50}}
 
 
 @pytest.mark.parametrize("parse", [vif.parse_names, vbd.parse_names, backend.parse_names])
