@@ -7,7 +7,7 @@ import json
 import sys
 
 from xenwarden_host import __version__
-from xenwarden_host.cli.output import clock_time, colour, figure, printable, span, table
+from xenwarden_host.cli.output import clock_time, colour, printable, span, table
 from xenwarden_host.control.client import ControlClient, UnreachableError
 
 TYPE_CHECKING = False
@@ -29,6 +29,11 @@ def _domain(parsed: Parsed) -> dict[str, str]:
 
 def _print_json(value: Any) -> None:
     print(json.dumps(value, indent=2))
+
+
+def _float(value: float | None) -> float | None:
+    """Return a measured value as `table` takes it: a float is grouped by thousands, an id is not."""
+    return None if value is None else float(value)
 
 
 def _note(sentence: str) -> None:
@@ -122,7 +127,7 @@ def run_show(parsed: Parsed) -> int:
         print("\n" + _limits_table(vm["limits_now"], named=False))
     if vm["signals"]:
         rows = [
-            (name, figure(item["value"]), figure(item["usual"]), item["unit"], item["source"])
+            (name, _float(item["value"]), _float(item["usual"]), item["unit"], item["source"])
             for name, item in vm["signals"].items()
             if item["value"] or "verbose" in parsed.options
         ]

@@ -109,6 +109,22 @@ _EVENT = (
     ("data", "the event's own figures"),
 )
 
+_EVIDENCE = (
+    ("evidence", "list of what it rests on"),
+    ("evidence[].signal", "name of the signal"),
+    ("evidence[].value", "what it was"),
+    ("evidence[].usual", "the upper limit of what is usual"),
+    ("evidence[].unit", "unit of both"),
+    ("evidence[].source", "vsem, vrem or hrem: who measured it"),
+    ("evidence[].rule", "the detector"),
+    ("evidence[].text", "one sentence"),
+)
+
+_LIMITS_NOW = (
+    ("limits_now", "limits wanted now"),
+    *((f"limits_now[].{name}", meaning) for name, meaning in _LIMIT_NOW),
+)
+
 VERBS = (
     Verb(
         "list",
@@ -137,7 +153,7 @@ VERBS = (
             ("daemon.cpu_s", "CPU seconds that it used"),
             ("daemon.rss_kb", "its resident memory"),
             ("daemon.ticks", "decisions made"),
-            ("daemon.errors", "failures survived, by where they happened"),
+            ("daemon.errors.NAME", "failures survived, by where they happened"),
             ("daemon.store", "connected or lost"),
         ),
     ),
@@ -158,14 +174,7 @@ VERBS = (
             ("verdict", "the last one: attacker, victim, neither or null"),
             ("also_victim", "whether this attacker is a victim too"),
             ("why", "the reason of the last change of state"),
-            ("evidence", "list of what it rests on"),
-            ("evidence[].signal", "name of the signal"),
-            ("evidence[].value", "what it was"),
-            ("evidence[].usual", "the upper limit of what is usual"),
-            ("evidence[].unit", "unit of both"),
-            ("evidence[].source", "vsem, vrem or hrem: who measured it"),
-            ("evidence[].rule", "the detector"),
-            ("evidence[].text", "one sentence"),
+            *_EVIDENCE,
             ("agent", "the VM's agent, null where none ever reported"),
             ("agent.state", "absent, alive, silent, garbled or version"),
             ("agent.version", "its version, as it says"),
@@ -189,8 +198,7 @@ VERBS = (
             ("limits[].kind", _KINDS),
             ("limits[].value", _UNITS),
             ("limits[].original", "what was there before; null: nothing"),
-            ("limits_now", "limits wanted now"),
-            *((f"limits_now[].{name}", meaning) for name, meaning in _LIMIT_NOW),
+            *_LIMITS_NOW,
             ("verdict_t_mono_s", "when the verdict came, dom0's CLOCK_MONOTONIC; null where there is none"),
             (
                 "released_t_mono_s",
@@ -209,9 +217,10 @@ VERBS = (
             ("state", "normal, watched, contained or protected"),
             ("verdict", "the last one, or null"),
             ("why", "the reason of the last change of state"),
-            ("evidence", "as in show"),
-            ("limits_now", "as in show"),
-            ("events", "the VM's last events, as in events"),
+            *_EVIDENCE,
+            *_LIMITS_NOW,
+            ("events", "the VM's last events"),
+            *((f"events[].{name}", meaning) for name, meaning in _EVENT),
         ),
     ),
     Verb(

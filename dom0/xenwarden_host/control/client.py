@@ -44,7 +44,7 @@ class ControlClient:
         except PermissionError:
             raise UnreachableError(
                 f"this user may not speak to xenwardend ({path})",
-                "be root, or be in a group that the policy gives a role: see `xenwarden policy show`",
+                "be root, or be in a group that the policy gives a role: see roles in xenwarden.yaml(5)",
             ) from None
         except OSError as error:
             missing = isinstance(error, (FileNotFoundError, ConnectionRefusedError))
