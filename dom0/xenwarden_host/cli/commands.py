@@ -3,12 +3,12 @@
 
 from __future__ import annotations
 
-import json
 import sys
 
 from xenwarden_host import __version__
 from xenwarden_host.cli.output import clock_time, colour, printable, span, table
 from xenwarden_host.control.client import ControlClient, UnreachableError
+from xenwarden_host.control.lean import dumps
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -28,7 +28,7 @@ def _domain(parsed: Parsed) -> dict[str, str]:
 
 
 def _print_json(value: Any) -> None:
-    print(json.dumps(value, indent=2))
+    print(dumps(value, indent=2))
 
 
 def _float(value: float | None) -> float | None:
@@ -209,7 +209,7 @@ def run_events(parsed: Parsed) -> int:
 
 def _print_event(event: dict[str, Any], *, as_json: bool) -> None:
     if as_json:
-        print(json.dumps(event), flush=True)
+        print(dumps(event), flush=True)
     else:
         print(f"{clock_time(event['unix_s'])}  {printable(event['text'])}", flush=True)
 

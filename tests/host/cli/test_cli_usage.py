@@ -5,18 +5,22 @@ from __future__ import annotations
 
 import json
 import os
+import socket
 import subprocess
 import sys
 from pathlib import Path
 
 import jsonschema
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from xenwarden_host.cli import manual, output
 from xenwarden_host.cli.commands import RUN
 from xenwarden_host.cli.main import main
 from xenwarden_host.cli.parser import UsageError, parse
 from xenwarden_host.cli.verbs import GLOBAL_OPTIONS, VERBS
+from xenwarden_host.control import lean
 
 ROOT = Path(__file__).resolve().parents[3]
 
@@ -252,9 +256,51 @@ def test_wide_letters_and_marks_keep_the_columns_straight() -> None:
     assert lines == ["Name    ID", "日本語   1", "e\u0301te\u0301      2", "abcdef   3"]
 
 
-def test_list_needs_none_of_the_heavy_modules() -> None:
-    code = "import sys; import xenwarden_host.cli.main, xenwarden_host.cli.commands; print(*sys.modules)"
-    done = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True,
-                          env={"PYTHONPATH": str(ROOT / "dom0"), "PATH": ""})  # fmt: skip
-    heavy = {"yaml", "jsonschema", "_cffi_backend", "sqlite3", "argparse", "dataclasses", "typing", "asyncio"}
-    assert not heavy & set(done.stdout.split())
+@pytest.mark.parametrize("words", [["list"], ["--json", "list"]])
+def test_list_loads_nothing_that_costs(tmp_path: Path, words: list[str]) -> None:
+    """A command's time is its imports; json and socket alone would double it."""
+    listener = socket.socket(socket.AF_UNIX)
+    listener.bind(str(tmp_path / "s"))
+    listener.listen(1)
+    answer = {"vms": [], "notices": ["a sentence"], "kill_switch": None, "daemon": {"up_s": 1.5}}
+    code = (
+        "import sys; from xenwarden_host.cli.main import main; main(sys.argv[1:]); "
+        "print(*sys.modules, file=sys.stderr)"
+    )
+    process = subprocess.Popen(
+        [sys.executable, "-S", "-c", code, "--socket", str(tmp_path / "s"), *words],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        env={"PYTHONPATH": str(ROOT / "dom0"), "PATH": ""},
+        text=True,
+    )
+    connection, _address = listener.accept()
+    assert json.loads(connection.recv(4096)) == {"do": "list"}
+    connection.sendall(json.dumps({"ok": True, "result": answer}).encode() + b"\n")
+    out, err = process.communicate(timeout=30)
+    connection.close()
+    listener.close()
+    assert process.returncode == 0
+    assert out.startswith("Name  ID") if words == ["list"] else json.loads(out) == answer
+    costly = {"enum", "re", "json", "socket", "typing", "collections", "contextlib", "functools", "pathlib"}
+    costly |= {"argparse", "dataclasses", "sqlite3", "textwrap", "yaml", "_cffi_backend", "xenwarden_channel"}
+    assert not costly & set(err.split())
+
+
+JSON = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False) | st.text(),
+    lambda inner: st.lists(inner) | st.dictionaries(st.text(), inner),
+)
+
+
+@given(JSON)
+def test_lean_json_writes_and_reads_as_the_library_does(value: object) -> None:
+    assert lean.dumps(value) == json.dumps(value)
+    assert lean.dumps(value, indent=2) == json.dumps(value, indent=2)
+    assert lean.loads(json.dumps(value)) == value
+
+
+@pytest.mark.parametrize("text", ["", "x", "[", '{"a": }', '"\\ud"', '"' + "\n" + '"'])
+def test_lean_json_refuses_what_the_library_refuses(text: str) -> None:
+    with pytest.raises(ValueError):  # noqa: PT011  each parser has its own words
+        lean.loads(text)
