@@ -214,6 +214,62 @@ def _print_event(event: dict[str, Any], *, as_json: bool) -> None:
         print(f"{clock_time(event['unix_s'])}  {printable(event['text'])}", flush=True)
 
 
+def run_history(parsed: Parsed) -> int:
+    """Print what is usual for a VM."""
+    answer = _client(parsed).ask("history", **_domain(parsed))
+    if "json" in parsed.options:
+        _print_json(answer)
+        return 0
+    near = f"close to its maximum in {answer['near_max']} of {answer['near_max_of']} observations"
+    name = printable(answer["name"] or answer["uuid"])
+    print(f"{name}, profile {answer['profile']}, seen for {span(answer['known_s'])}, {near}\n")
+    rows = [
+        (
+            signal,
+            _float(item["p95"]),
+            _float(item["usual"]),
+            item["unit"],
+            item["observations"],
+            span(item["seen_s"]),
+            "learnt" if item["learnt"] else "learning",
+        )
+        for signal, item in answer["signals"].items()
+    ]
+    print(table(("Signal", "95 %", "Usual up to", "Unit", "Observations", "Over", "State"), rows))
+    return 0
+
+
+def run_forget(parsed: Parsed) -> int:
+    """Forget a VM."""
+    dry_run = "dry_run" in parsed.options
+    answer = _client(parsed).ask("forget", dry_run=dry_run, **_domain(parsed))
+    if "json" in parsed.options:
+        _print_json(answer)
+    elif dry_run or "verbose" in parsed.options:
+        name, what = printable(answer["name"] or answer["uuid"]), ", ".join(answer["forgotten"]) or "nothing"
+        print(f"{name}: {what} {'would be ' if dry_run else ''}forgotten")
+    return 0
+
+
+def run_doctor(parsed: Parsed) -> int:
+    """Check the host and the daemon."""
+    from xenwarden_host.cli import doctor  # noqa: PLC0415  much to load, for a verb that is typed seldom
+
+    found = doctor.examine(doctor.Host(socket=parsed.options.get("socket", "")))
+    answer = doctor.as_json(found)
+    if "json" in parsed.options:
+        _print_json(answer)
+    else:
+        for item in found:
+            if item.state != doctor.OK or "verbose" in parsed.options:
+                print(f"{colour(item.state.ljust(7))}  {item.check:<9}  {printable(item.text)}")
+                if item.advice:
+                    print(f"{'':20}  {printable(item.advice)}")
+        count = sum(item.state == doctor.OK for item in found)
+        print(f"{count} of {len(found)} checks are ok")
+    return 0 if answer["ok"] else 1
+
+
 def run_policy(parsed: Parsed) -> int:
     """Show, check or print a policy."""
     action = parsed.arguments[0]
@@ -268,7 +324,10 @@ RUN: dict[str, Callable[[Parsed], int]] = {
     "limits": run_limits,
     "release": run_release,
     "events": run_events,
+    "history": run_history,
+    "forget": run_forget,
     "policy": run_policy,
     "kill-switch": run_kill_switch,
+    "doctor": run_doctor,
     "version": run_version,
 }

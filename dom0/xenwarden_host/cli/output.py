@@ -15,6 +15,7 @@ if TYPE_CHECKING:
 _COLOURS = {
     "contained": "31", "attacker": "31", "failed": "31", "garbled": "31",
     "watched": "33", "silent": "33", "version": "33", "pending": "33",
+    "bad": "31", "warn": "33", "unknown": "33",
     "protected": "36", "victim": "36",
 }  # fmt: skip
 

@@ -29,6 +29,15 @@ _TYPES: dict[str, str | tuple[str, ...]] = {
     "data": "object",
     "daemon.errors.NAME": "integer",
     "domid": "integer",
+    "forget:name": ("string", "null"),
+    "history:name": ("string", "null"),
+    "known_s": "number",
+    "learnt": "boolean",
+    "near_max": "integer",
+    "near_max_of": "integer",
+    "observations": "integer",
+    "p95": "number",
+    "seen_s": "number",
     "dry_run": "boolean",
     "file": ("string", "null"),
     "id": ("integer", "null"),
@@ -55,7 +64,7 @@ _TYPES: dict[str, str | tuple[str, ...]] = {
     "version:daemon": ("string", "null"),
     "version:xen": ("string", "null"),
 }
-_LISTS_OF_TEXT = ("errors", "lifted", "limits", "notices")
+_LISTS_OF_TEXT = ("errors", "forgotten", "lifted", "limits", "notices")
 _NULLABLE_OBJECTS = ("agent",)
 _NOT_ALWAYS = ("errors", "ok", "policy")  # of `policy`: they depend on the action
 

@@ -271,6 +271,46 @@ VERBS = (
         json=_EVENT,
     ),
     Verb(
+        "history",
+        "Show what is usual for a VM: what was learnt, and from how much.",
+        "For each signal the 95th percentile of what was seen, and the upper limit of what is usual that "
+        "follows from it and from the prior of the VM's profile. A VM that is gone is named by its UUID.",
+        arguments=(Argument(DOMAIN),),
+        examples=(("xenwarden history web", "What web usually does."),),
+        json=(
+            ("uuid", "the VM's UUID"),
+            ("name", "its name; null: it does not run here now"),
+            ("profile", "the profile of the policy that its priors come from"),
+            ("known_s", "seconds that dom0 has seen it run"),
+            ("near_max", "observations that found it close to its maximum"),
+            ("near_max_of", "of how many"),
+            ("signals", "by name, those that were seen"),
+            ("signals.NAME.p95", "the 95th percentile of what was seen"),
+            ("signals.NAME.usual", "the upper limit of what is usual"),
+            ("signals.NAME.unit", "unit of both"),
+            ("signals.NAME.observations", "how many there were"),
+            ("signals.NAME.seen_s", "the seconds that they cover"),
+            ("signals.NAME.learnt", "whether these are enough that the prior has no part in it"),
+        ),
+    ),
+    Verb(
+        "forget",
+        "Forget what was learnt of a VM, and what it did.",
+        "Its history, its last verdict and what HSEM bears in mind of it go; the audit log stays. One "
+        "that runs begins anew with the priors of its profile. A VM with limits has to be released first.",
+        arguments=(Argument("UUID"),),
+        examples=(
+            ("xenwarden -N forget 5d9f2ad9-0c2e-4d0b-9a3c-7b1c5d1f0a11", "Say what would go."),
+            ("xenwarden forget 5d9f2ad9-0c2e-4d0b-9a3c-7b1c5d1f0a11", "Forget it."),
+        ),
+        json=(
+            ("uuid", "the VM's UUID"),
+            ("name", "its name; null: it does not run here now"),
+            ("forgotten", "what was known: history, verdict, state"),
+        ),
+        changes=True,
+    ),
+    Verb(
         "policy",
         "Show the policy in force, check a file, or print the default.",
         "show: the policy that xenwardend works with. check: read FILE as xenwardend would and say "
@@ -307,6 +347,25 @@ VERBS = (
             ("file", "the file that engages it, or null"),
         ),
         changes=True,
+    ),
+    Verb(
+        "doctor",
+        "Check this host and the daemon, and say what to do.",
+        "Xen, the binding to libxl, units, xenstored with its quotas, what limits need of the kernel, "
+        "clock, policy, database, the daemon and all agents. Exit status 1 where something is bad. Some "
+        "checks need root.",
+        examples=(
+            ("xenwarden doctor", "What is to be mended."),
+            ("xenwarden -v doctor", "What is well too."),
+        ),
+        json=(
+            ("ok", "whether nothing is bad"),
+            ("checks", "list of what was found"),
+            ("checks[].check", "what was looked at"),
+            ("checks[].state", "ok, warn, bad or unknown"),
+            ("checks[].text", "what was found, a sentence"),
+            ("checks[].advice", "what to do; empty where it is ok"),
+        ),
     ),
     Verb(
         "version",

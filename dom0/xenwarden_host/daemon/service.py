@@ -80,15 +80,15 @@ class Service:
         )
         self._loop = Loop(clock)
         try:
-            xen_version = hypervisor.host_info().xen_version
+            host = hypervisor.host_info()
         except HypervisorError:
-            xen_version = ""
+            host = None
         path = run_dir / "control.sock"
         try:
             self._control = ControlServer(
                 self._loop,
                 path,
-                Answers(self.warden, self.policy_file, xen_version),
+                Answers(self.warden, self.policy_file, host),
                 _roles(policy),
                 clock,
                 credentials=credentials,

@@ -357,6 +357,33 @@ class Warden:
         self.save()
         return state, held
 
+    def known_of(self, uuid: str) -> list[str]:
+        """Return what `forget` would drop: history, verdict, state."""
+        parts = {
+            "history": uuid in self.history.uuids(),
+            "verdict": uuid in self.ledger.dump(),
+            "state": uuid in self.hsem.dump(),
+        }
+        return [name for name, there in parts.items() if there]
+
+    def forget(self, uuid: str, name: str, who: str) -> None:
+        """Drop what is known of a VM that is NORMAL or gone; the audit log stays, and says who did it."""
+        self.audit.record(
+            "forget",
+            who=who,
+            text=f"what is known of {name} was forgotten by {who.partition(':')[2]}",
+            uuid=uuid,
+            name=name,
+            level=logging.WARNING,
+        )
+        self.applier.forget(uuid)
+        self.engine.lift_all(uuid)
+        self.history.forget(uuid)
+        self.ledger.forget(uuid)
+        self.hsem.forget(uuid)
+        self.tracker.forget(uuid)
+        self.save()
+
     def agent_state(self, guest: Guest) -> AgentState:
         """Return how dom0 stands with a guest's agent now."""
         return guest.inbox.state(

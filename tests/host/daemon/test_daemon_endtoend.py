@@ -208,6 +208,8 @@ def check(verb: str, value: Any) -> None:
         ("kill-switch", ["kill-switch", "status"]),
         ("version", ["version"]),
         ("policy", ["policy", "show"]),
+        ("history", ["history", "mallory"]),
+        ("forget", ["-N", "forget", "bystander"]),
     ],
 )
 def test_json_is_exactly_as_its_schema_says(world: World, verb: str, words: list[str]) -> None:
@@ -217,6 +219,61 @@ def test_json_is_exactly_as_its_schema_says(world: World, verb: str, words: list
     answer = world.xenwarden(*words)
     assert answer
     check(verb, answer)
+
+
+def test_doctor_in_json_is_as_its_schema_says_and_sees_the_daemon(world: World) -> None:
+    start_three(world)
+    _status, out, _err = world.command("--json", "doctor")
+    answer = json.loads(out)
+    check("doctor", answer)
+    told = [item["text"] for item in answer["checks"] if item["check"] == "daemon"]
+    assert any("answers" in text for text in told)
+    assert "agents absent: Domain-0" in told
+
+
+def test_history_tells_what_was_learnt_and_forget_begins_anew(world: World) -> None:
+    mallory, victim, _bystander = start_three(world)
+    world.run(seconds=60)
+    before = world.xenwarden("history", "victim")
+    assert before["signals"]["tx_pps"]["observations"] > 5
+    assert before["known_s"] > 60
+    flood(mallory, victim)
+    world.run(seconds=30)
+    status, _out, err = world.command("forget", "mallory")
+    assert status == 1
+    assert "xenwarden release mallory" in err
+    calm(mallory, victim)
+    world.xenwarden("release", "mallory")
+    world.run(seconds=1)
+    assert world.xenwarden("-N", "forget", mallory.uuid)["forgotten"] == ["history", "verdict", "state"]
+    assert world.show(mallory)["verdict"] == "attacker"
+    world.xenwarden("forget", mallory.uuid)
+    world.run(seconds=1)
+    shown = world.show(mallory)
+    assert (shown["state"], shown["verdict"], shown["why"]) == ("normal", None, "")
+    assert world.xenwarden("history", "mallory")["known_s"] < 5
+    assert any("forgotten by" in line for line in world.command("events", "mallory")[1].splitlines())
+
+
+def test_forgotten_vm_keeps_its_profile_and_one_that_is_gone_is_named_by_uuid(tmp_path: Path) -> None:
+    policy = "profiles: {tiny: {upper: {tx_pps: 10}}}\nvms: [{name: web, profile: tiny}]\n"
+    with World(tmp_path, policy=policy) as world:
+        web = world.start("web")
+        web.signals.update(QUIET, tx_pps=3.0)
+        world.run(seconds=20)
+        world.xenwarden("forget", web.uuid)
+        world.run(seconds=20)
+        assert world.xenwarden("history", "web")["profile"] == "tiny"
+        world.hypervisor.destroy(web.domid)
+        world.store.remove_domain(web.domid)
+        del world.guests["web"]
+        world.run(seconds=5)
+        gone = world.xenwarden("history", web.uuid)
+        assert (gone["name"], gone["profile"]) == (None, "tiny")
+        assert world.xenwarden("forget", web.uuid)["forgotten"] == ["history"]
+        status, _out, err = world.command("history", web.uuid)
+        assert status == 1
+        assert "no VM" in err
 
 
 def test_events_are_one_object_on_each_line(world: World) -> None:
