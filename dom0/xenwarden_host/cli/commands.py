@@ -264,7 +264,7 @@ def run_doctor(parsed: Parsed) -> int:
             if item.state != doctor.OK or "verbose" in parsed.options:
                 print(f"{colour(item.state.ljust(7))}  {item.check:<9}  {printable(item.text)}")
                 if item.advice:
-                    print(f"{'':20}  {printable(item.advice)}")
+                    print(f"{'':20}{printable(item.advice)}")
         count = sum(item.state == doctor.OK for item in found)
         print(f"{count} of {len(found)} checks are ok")
     return 0 if answer["ok"] else 1

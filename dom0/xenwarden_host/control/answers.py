@@ -211,8 +211,8 @@ class Answers:
             "near_max_of": near_max_of,
             "signals": {
                 signal: {
-                    "p95": p95,
-                    "usual": usual,
+                    "p95": round(p95, 3),
+                    "usual": round(usual, 3),
                     "unit": SIGNALS[signal][1],
                     "observations": int(times),
                     "seen_s": seen_s,

@@ -71,7 +71,10 @@ def test_host_that_is_well_has_nothing_but_a_missing_daemon(tmp_path: Path) -> N
         ("xenstored", {"etc/xen/oxenstored.conf": "quota-maxentity=9"}, {}, "warn", "9 nodes", "raise"),
         (
             "xenstored",
-            {"proc/812/comm": "xenstored\n", "proc/812/cmdline": f"x{NUL}--entry-size=512{NUL}-E{NUL}900{NUL}"},
+            {
+                "proc/812/comm": "xenstored\n",
+                "proc/812/cmdline": f"x{NUL}--entry-size=512{NUL}-E{NUL}900{NUL}",
+            },
             {}, "warn", "900 nodes and 512 bytes", "raise",
         ),
         ("network", {"sys/module/xen_netback/x": None}, {}, "warn", "nothing to act on", "modprobe"),
