@@ -251,6 +251,19 @@ def run_forget(parsed: Parsed) -> int:
     return 0
 
 
+def run_report(parsed: Parsed) -> int:
+    """Write a page on a VM."""
+    from xenwarden_host.cli import reporting  # noqa: PLC0415  much to load, for a verb that is typed seldom
+
+    since = parsed.options.get("since")
+    data = reporting.fetch(_client(parsed), parsed.arguments[0], since)
+    if "json" in parsed.options:
+        _print_json(data)
+    else:
+        reporting.write(data, parsed.options["output"], whole=since is not None)
+    return 0
+
+
 def run_doctor(parsed: Parsed) -> int:
     """Check the host and the daemon."""
     from xenwarden_host.cli import doctor  # noqa: PLC0415  much to load, for a verb that is typed seldom
@@ -328,6 +341,7 @@ RUN: dict[str, Callable[[Parsed], int]] = {
     "forget": run_forget,
     "policy": run_policy,
     "kill-switch": run_kill_switch,
+    "report": run_report,
     "doctor": run_doctor,
     "version": run_version,
 }

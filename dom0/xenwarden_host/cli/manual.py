@@ -15,7 +15,7 @@ import sys
 
 from xenwarden_host import __version__
 from xenwarden_host.cli.schema import document
-from xenwarden_host.cli.verbs import DOMAIN, FILE, GLOBAL_OPTIONS, VERBS, Option, Verb
+from xenwarden_host.cli.verbs import DOMAIN, FILE, GLOBAL_OPTIONS, PATH, VERBS, Option, Verb
 
 
 def man_page() -> str:
@@ -118,21 +118,29 @@ def _roff(text: str) -> str:
 def completion() -> str:
     """Return the bash completion."""
     flags = " ".join(flag for option in GLOBAL_OPTIONS for flag in option.flags)
+    valued = {
+        flag: option.metavar
+        for option in (*GLOBAL_OPTIONS, *(option for verb in VERBS for option in verb.options))
+        for flag in option.flags
+        if option.metavar
+    }
+    files = [flag for flag, metavar in valued.items() if metavar in (FILE, PATH)]
+    others = [flag for flag in valued if flag not in files]
     lines = [
         "# bash completion of xenwarden, made from its table of verbs by xenwarden_host.cli.manual",
         "_xenwarden() {",
         "  local word=${COMP_WORDS[COMP_CWORD]} verb= count=0 index",
         "  for ((index = 1; index < COMP_CWORD; index++)); do",
         "    case ${COMP_WORDS[index]} in",
-        "      --socket | -n | --lines) ((index++)) ;;",
+        f"      {' | '.join(valued)}) ((index++)) ;;",
         "      -*) ;;",
         "      *) if [[ -z $verb ]]; then verb=${COMP_WORDS[index]}; else ((count++)); fi ;;",
         "    esac",
         "  done",
         "  COMPREPLY=()",
         '  case "${COMP_WORDS[COMP_CWORD - 1]}" in',
-        '    --socket) mapfile -t COMPREPLY < <(compgen -f -- "$word"); return ;;',
-        "    -n | --lines) return ;;",
+        f'    {" | ".join(files)}) mapfile -t COMPREPLY < <(compgen -f -- "$word"); return ;;',
+        f"    {' | '.join(others)}) return ;;",
         "  esac",
         '  case "$verb:$count" in',
         f"    :0) _xenwarden_words '{' '.join(verb.name for verb in VERBS)}' ;;",

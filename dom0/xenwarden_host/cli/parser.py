@@ -105,6 +105,8 @@ def _check(verb: Verb, arguments: list[str], options: dict[str, str]) -> None:
         raise UsageError("release needs a DOMAIN or --all", verb)
     if verb.name == "policy" and (arguments[0] == "check") != (len(arguments) == 2):
         raise UsageError(f"policy {arguments[0]} takes {'a' if arguments[0] == 'check' else 'no'} FILE", verb)
+    if verb.name == "report" and ("output" in options) == ("json" in options):
+        raise UsageError("report needs -o FILE, or --json", verb)
     lines = options.get("lines", "1")
     if not (lines.isascii() and lines.isdigit() and len(lines) < 10):
         raise UsageError("--lines needs a number", verb)

@@ -7,7 +7,7 @@
 from __future__ import annotations
 
 DOMAIN = "DOMAIN"  # the metavar that completion fills with VM names
-FILE = "FILE"  # the metavar that completion fills with files
+FILE, PATH = "FILE", "PATH"  # the metavars that completion fills with files
 
 
 class Argument:
@@ -77,7 +77,7 @@ GLOBAL_OPTIONS = (
     Option(("--json",), "Print JSON instead of text."),
     Option(("-N", "--dry-run"), "Say what would change, change nothing."),
     Option(("-v", "--verbose"), "Say more."),
-    Option(("--socket",), "Use the control socket PATH.", metavar="PATH"),
+    Option(("--socket",), "Use the control socket PATH.", metavar=PATH),
 )
 
 _KINDS = "cap, weight, vif-rate, vif-in, vif-pps/CLASS, vbd-io, memory, vcpus or pause"
@@ -347,6 +347,37 @@ VERBS = (
             ("file", "the file that engages it, or null"),
         ),
         changes=True,
+    ),
+    Verb(
+        "report",
+        "Write a page on a VM: what happened, when, by what evidence.",
+        "One HTML file that needs nothing else, to look at, to print or to send: states, levels, limits and "
+        "verdicts over plots of the signals beside what is usual, the evidence in words, and who did what. "
+        "Signals are kept in memory for two hours, ten minutes of them by 2 s, the rest by 30 s; events for "
+        "as long as the audit log. TIME is 30m, 2h, 7d or 2026-01-31 14:00; without it the page begins "
+        "shortly before the first change of state in the last two hours.",
+        arguments=(Argument(DOMAIN),),
+        options=(
+            Option(("-o", "--output"), "Write to FILE, for its owner alone.", metavar=FILE),
+            Option(("--since",), "Begin at TIME.", metavar="TIME"),
+        ),
+        examples=(
+            ("xenwarden report mallory -o mallory.html", "The last incident."),
+            ("xenwarden report mallory --since 1d -o day.html", "A day."),
+        ),
+        json=(
+            ("host", "dom0's host name"),
+            ("version", "version of the daemon"),
+            ("unix_s", "when it was made"),
+            ("since_unix_s", "where it begins"),
+            ("vm", "the VM, as in show"),
+            ("events", "of the VM and of the host since then, of each the last thousand"),
+            *((f"events[].{name}", meaning) for name, meaning in _EVENT),
+            ("samples", "list of signals over time, oldest first"),
+            ("samples[].unix_s", "begin of the step, of 30 s or of 2 s"),
+            ("samples[].signals", "by name the highest value in the step"),
+            ("samples[].signals.NAME", "the value"),
+        ),
     ),
     Verb(
         "doctor",

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import os
 import resource
+import socket
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -131,8 +132,7 @@ class Answers:
 
     def _signals(self, guest: Guest) -> dict[str, dict[str, Any]]:
         warden, uuid = self._warden, guest.info.uuid
-        report = guest.inbox.report
-        values = {**(report.signals if report else {}), **warden.signals.get(uuid, {})}
+        values = warden.signals_of(guest)
         return {
             name: {
                 "value": values[name],
@@ -177,6 +177,30 @@ class Answers:
         uuid = self._guest(request).info.uuid if "vm" in request else None
         events = self._warden.database.audit(limit=min(lines, _MAX_EVENTS), uuid=uuid)
         return {"events": events, "uuid": uuid}
+
+    def _report(self, request: Mapping[str, Any], user: str) -> dict[str, Any]:
+        """Return all that a page on one VM is made from, since a time; of events the last thousand."""
+        warden, guest = self._warden, self._guest(request)
+        since_s = request.get("since_unix_s")
+        if not isinstance(since_s, int):
+            raise XenwardenError("since_unix_s must be a whole number")
+        uuid = guest.info.uuid
+        events = warden.database.audit(limit=_MAX_EVENTS, uuid=uuid)
+        events += warden.database.audit(limit=_MAX_EVENTS, uuid="")  # of the host: starts, kill switch
+        events = sorted(
+            (event for event in events if event["unix_s"] >= since_s), key=lambda event: event["id"]
+        )
+        return {
+            "host": socket.gethostname(),
+            "version": __version__,
+            "unix_s": round(warden.clock.unix(), 3),
+            "since_unix_s": since_s,
+            "vm": self._show(request, user),
+            "events": events,
+            "samples": [
+                {"unix_s": unix_s, "signals": values} for unix_s, values in warden.samples.rows(uuid, since_s)
+            ],
+        }
 
     def _policy(self, _request: Mapping[str, Any], _user: str) -> dict[str, Any]:
         policy = plain(self._warden.policy)
@@ -341,6 +365,7 @@ _COMMANDS: dict[str, tuple[Role, Callable[[Answers, Mapping[str, Any], str], Any
     "events": (Role.VIEWER, Answers._events),  # noqa: SLF001
     "policy": (Role.VIEWER, Answers._policy),  # noqa: SLF001
     "version": (Role.VIEWER, Answers._version),  # noqa: SLF001
+    "report": (Role.VIEWER, Answers._report),  # noqa: SLF001
     "doctor": (Role.VIEWER, Answers._doctor),  # noqa: SLF001
     "history": (Role.VIEWER, Answers._history),  # noqa: SLF001
     "forget": (Role.ADMIN, Answers._forget),  # noqa: SLF001

@@ -13,6 +13,7 @@ from xenwarden_host import audit
 from xenwarden_host.daemon import views
 from xenwarden_host.daemon.apply import Applier
 from xenwarden_host.daemon.ledger import Ledger
+from xenwarden_host.daemon.samples import Samples
 from xenwarden_host.database import DatabaseError
 from xenwarden_host.errors import LimitError
 from xenwarden_host.records import AgentState, Level, LimitKind, Snapshot, VmState
@@ -76,6 +77,7 @@ class Warden:
         self.dry_run = dry_run
         self.ledger = Ledger(clock)
         self.applier = Applier(engine, self.ledger, audit_log, dry_run=dry_run)
+        self.samples = Samples()
         self.signals: dict[str, dict[str, float]] = {}  # HREM's of the last tick, by UUID
         self.ticks = 0
         self.errors: Counter[str] = Counter()
@@ -141,6 +143,7 @@ class Warden:
         if not self.dry_run:
             self._guard("limits", lambda: self._reconcile(vms))
         self._guard("channel", lambda: self._tell_guests(now_s))
+        self._guard("samples", lambda: self._note_samples(vms))
         if now_s >= self._next_save_s:
             self._guard("limits", lambda: self._lift_forgotten(vms))
             self.save()
@@ -178,6 +181,14 @@ class Warden:
     def _collect(self, now_s: float, vms: Mapping[str, Guest]) -> None:
         infos = [guest.info for guest in vms.values()]
         self.signals = self.hrem.collect(infos, now_s, self._police_drops(infos))
+
+    def _note_samples(self, vms: Mapping[str, Guest]) -> None:
+        self.samples.note(self.clock.unix(), {uuid: self.signals_of(guest) for uuid, guest in vms.items()})
+
+    def signals_of(self, guest: Guest) -> dict[str, float]:
+        """Return all signals of a VM as they were last measured, by its agent and by dom0."""
+        report = guest.inbox.report
+        return {**(report.signals if report else {}), **self.signals.get(guest.info.uuid, {})}
 
     def _police_drops(self, infos: Sequence[DomainInfo]) -> dict[str, int]:
         """Return by UUID what packet limits dropped; asked only while there is such a limit."""

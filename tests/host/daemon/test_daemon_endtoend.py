@@ -210,6 +210,7 @@ def check(verb: str, value: Any) -> None:
         ("policy", ["policy", "show"]),
         ("history", ["history", "mallory"]),
         ("forget", ["-N", "forget", "bystander"]),
+        ("report", ["report", "mallory", "--since", "2020-01-01"]),
     ],
 )
 def test_json_is_exactly_as_its_schema_says(world: World, verb: str, words: list[str]) -> None:
