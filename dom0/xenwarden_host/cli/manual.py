@@ -89,6 +89,7 @@ def man_page() -> str:
         "An admin's own kill switch, which outlives a reboot.",
         ".SH SEE ALSO",
         ".BR xenwardend (8),",
+        ".BR xenwarden\\-exporter (8),",
         ".BR xenwarden.yaml (5),",
         ".BR xl (1)",
     ]
