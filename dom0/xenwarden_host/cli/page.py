@@ -83,7 +83,8 @@ def page(data: Mapping[str, Any], *, whole: bool) -> str:
         for word in (vm["state"], vm["verdict"])
         if word
     )
-    what = f"{vm['type']}, domain {vm['domid']}, {vm['uuid']}, on {data['host']}"
+    kind = "gone" if vm["domid"] is None else f"{vm['type']}, domain {vm['domid']}"
+    what = f"{kind}, {vm['uuid']}, on {data['host']}"
     period = f"{_when(begin_s, full=True)} to {_when(end_s, full=True)} {time.strftime('%Z')}"
     why = (vm["why"] or "Nothing unusual was decided of this VM.") + (
         " It is a victim too." if vm["also_victim"] else ""
@@ -331,7 +332,10 @@ def _signals(vm: Mapping[str, Any]) -> list[str]:
     rows = [
         (name, figure(item["value"]), figure(item["usual"]), item["unit"], _SOURCES.get(item["source"], ""))
         for name, item in vm["signals"].items()
+        if item["value"] is not None
     ]
+    if not rows:
+        return []
     return ["<h2>All signals now</h2>", _table(("Signal", "Value", "Usual up to", "Unit", ""), rows, " nn  ")]
 
 

@@ -355,7 +355,8 @@ VERBS = (
         "verdicts over plots of the signals beside what is usual, the evidence in words, and who did what. "
         "Signals are kept in memory for two hours, ten minutes of them by 2 s, the rest by 30 s; events for "
         "as long as the audit log. TIME is 30m, 2h, 7d or 2026-01-31 14:00; without it the page begins "
-        "shortly before the first change of state in the last two hours.",
+        "shortly before the first change of state in the last two hours. A VM that is gone is named by its "
+        "UUID.",
         arguments=(Argument(DOMAIN),),
         options=(
             Option(("-o", "--output"), "Write to FILE, for its owner alone.", metavar=FILE),
@@ -370,7 +371,7 @@ VERBS = (
             ("version", "version of the daemon"),
             ("unix_s", "when it was made"),
             ("since_unix_s", "where it begins"),
-            ("vm", "the VM, as in show"),
+            ("vm", "the VM, as in show; one that is gone as far as it is known, with domid null"),
             ("events", "of the VM and of the host since then, of each the last thousand"),
             *((f"events[].{name}", meaning) for name, meaning in _EVENT),
             ("samples", "list of signals over time, oldest first"),

@@ -130,6 +130,35 @@ class Answers:
             "released_t_mono_s": warden.ledger.mono_s(record.released_unix_s),
         }
 
+    def _gone(self, uuid: str) -> dict[str, Any]:
+        """Return of a VM that does not run what `show` would tell of it, as far as that is still known."""
+        warden = self._warden
+        record = warden.ledger.record(uuid)
+        last = warden.database.audit(limit=1, uuid=uuid)
+        return {
+            "name": last[0]["name"] if last else uuid,
+            "domid": None,
+            "uuid": uuid,
+            "type": None,
+            "state": str(warden.hsem.state(uuid)),
+            "level": int(record.level),
+            "verdict": None if record.verdict is None else str(record.verdict),
+            "also_victim": record.also_victim,
+            "why": record.why,
+            "evidence": record.evidence,
+            "signals": {
+                name: {
+                    "value": None,
+                    "usual": warden.history.upper(uuid, name),
+                    "unit": unit,
+                    "source": source,
+                }
+                for name, (source, unit, _meaning) in SIGNALS.items()
+                if warden.history.knows(name)
+            },
+            "limits_now": [_limit(status) for status in warden.engine.status(uuid)],
+        }
+
     def _signals(self, guest: Guest) -> dict[str, dict[str, Any]]:
         warden, uuid = self._warden, guest.info.uuid
         values = warden.signals_of(guest)
@@ -180,11 +209,11 @@ class Answers:
 
     def _report(self, request: Mapping[str, Any], user: str) -> dict[str, Any]:
         """Return all that a page on one VM is made from, since a time; of events the last thousand."""
-        warden, guest = self._warden, self._guest(request)
+        warden = self._warden
+        uuid, name = self._known(request)
         since_s = request.get("since_unix_s")
         if not isinstance(since_s, int):
             raise XenwardenError("since_unix_s must be a whole number")
-        uuid = guest.info.uuid
         events = warden.database.audit(limit=_MAX_EVENTS, uuid=uuid)
         events += warden.database.audit(limit=_MAX_EVENTS, uuid="")  # of the host: starts, kill switch
         events = sorted(
@@ -195,7 +224,7 @@ class Answers:
             "version": __version__,
             "unix_s": round(warden.clock.unix(), 3),
             "since_unix_s": since_s,
-            "vm": self._show(request, user),
+            "vm": self._show({"vm": uuid}, user) if name is not None else self._gone(uuid),
             "events": events,
             "samples": [
                 {"unix_s": unix_s, "signals": values} for unix_s, values in warden.samples.rows(uuid, since_s)

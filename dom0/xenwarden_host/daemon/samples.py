@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
+_GONE_MAX, _GONE_S = 32, 7200.0  # VMs that are gone of which samples are kept, and for how long
 _RINGS = ((2.0, 300), (30.0, 240))  # seconds of a step, steps
 
 
@@ -21,6 +22,11 @@ class _Ring:
     """The highest value in each step, by signal; NaN where there was none."""
 
     __slots__ = ("_columns", "_first_slot", "_last_slot", "_size", "step_s")
+
+    @property
+    def last_unix_s(self) -> float:
+        """When the last step began."""
+        return self._last_slot * self.step_s
 
     def __init__(self, step_s: float, size: int) -> None:
         self.step_s = step_s
@@ -66,21 +72,23 @@ class _Ring:
 
 
 class Samples:
-    """Keep samples of the VMs that run."""
+    """Keep samples of the VMs that run, and for a while of some that are gone: they may be why one looks."""
 
     def __init__(self) -> None:
-        self._vms: dict[str, tuple[_Ring, ...]] = {}
+        self._vms: dict[str, tuple[_Ring, ...]] = {}  # who was noted last stands last
 
     def note(self, unix_s: float, vms: Mapping[str, Mapping[str, float]]) -> None:
-        """Note the signals of all VMs that run, by UUID; what was kept of others goes."""
-        for uuid in self._vms.keys() - vms.keys():
-            del self._vms[uuid]
+        """Note the signals of all VMs that run, by UUID."""
         for uuid, values in vms.items():
-            rings = self._vms.get(uuid)
-            if rings is None:
-                rings = self._vms[uuid] = tuple(_Ring(*shape) for shape in _RINGS)
+            rings = self._vms.pop(uuid, None) or tuple(_Ring(*shape) for shape in _RINGS)
+            self._vms[uuid] = rings
             for ring in rings:
                 ring.note(unix_s, values)
+        while len(self._vms) > len(vms):
+            uuid, rings = next(iter(self._vms.items()))
+            if len(self._vms) <= len(vms) + _GONE_MAX and unix_s - rings[1].last_unix_s < _GONE_S:
+                break
+            del self._vms[uuid]
 
     def rows(self, uuid: str, since_unix_s: float) -> list[tuple[float, dict[str, float]]]:
         """Return times and values, oldest first: coarse ones up to where the fine ones begin."""

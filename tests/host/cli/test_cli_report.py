@@ -222,12 +222,46 @@ def test_samples_keep_the_highest_of_a_step_and_a_gap_is_a_gap() -> None:
     assert samples.rows("a", 0) == [(1000.0, {"x": 9.0}), (1060.0, {"x": 2.0})]
 
 
-def test_samples_of_vms_that_are_gone_go() -> None:
+def test_samples_of_vms_that_are_gone_are_kept_for_two_hours_and_of_few() -> None:
     samples = Samples()
     samples.note(1000.0, {"a": {"x": 1.0}, "b": {"x": 1.0}})
     samples.note(1002.0, {"b": {"x": 1.0}})
+    assert len(samples.rows("a", 0)) == 1
+    samples.note(1004.0, {"a": {"x": 1.0}, "b": {"x": 1.0}})  # it rebooted
+    assert len(samples.rows("a", 0)) == 2
+    for number in range(100):
+        samples.note(1006.0, {"b": {"x": 1.0}, f"short-lived-{number}": {"x": 1.0}})
     assert samples.rows("a", 0) == []
-    assert len(samples.rows("b", 0)) == 2
+    assert sum(bool(samples.rows(f"short-lived-{number}", 0)) for number in range(100)) == 33
+    samples.note(1006.0 + 7300, {"b": {"x": 1.0}})
+    assert not any(samples.rows(f"short-lived-{number}", 0) for number in range(100))
+
+
+def test_vm_that_was_destroyed_can_still_be_reported(tmp_path: Path) -> None:
+    with World(tmp_path) as world:
+        mallory = world.start("mallory")
+        mallory.signals.update(tx_pps=50.0, tx_syn_pps=2.0)
+        world.run(seconds=20)
+        mallory.signals.update(tx_pps=5000, tx_syn_pps=5000)
+        mallory.vif.update(rx_packets=5000, rx_bytes=300_000)
+        world.run(seconds=30)
+        world.hypervisor.destroy(mallory.domid)
+        world.store.remove_domain(mallory.domid)
+        del world.guests["mallory"]
+        world.run(seconds=5)
+        file = tmp_path / "gone.html"
+        words = ("report", mallory.uuid, "-o", str(file), "--since", "2020-01-01")
+        assert world.command(*words) == (0, "", "")
+        said = " ".join(Reader(file.read_text()).said)
+        for what in (
+            "mallory",
+            "gone",
+            "attacker",
+            "tx_syn_pps",
+            "% of packets sent are TCP SYN",
+            "limited to 10",
+        ):
+            assert what in said
 
 
 @given(st.lists(st.tuples(st.floats(0, 1e10), st.floats(0, 1e12)), max_size=30))
