@@ -3,14 +3,14 @@
 
 from __future__ import annotations
 
-import json
 import sys
 
 from xenwarden_channel.signals import SIGNALS
 from xenwarden_host import __version__
-from xenwarden_host.cli.output import clock_time, colour, figure, printable, span, table
+from xenwarden_host.cli.output import clock_time, colour, printable, span, table
 from xenwarden_host.cli.parser import UsageError
 from xenwarden_host.control.client import ControlClient, UnreachableError
+from xenwarden_host.control.lean import dumps
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -30,7 +30,12 @@ def _domain(parsed: Parsed) -> dict[str, str]:
 
 
 def _print_json(value: Any) -> None:
-    print(json.dumps(value, indent=2))
+    print(dumps(value, indent=2))
+
+
+def _float(value: float | None) -> float | None:
+    """Return a measured value as `table` takes it: a float is grouped by thousands, an id is not."""
+    return None if value is None else float(value)
 
 
 def _note(sentence: str) -> None:
@@ -132,7 +137,7 @@ def run_show(parsed: Parsed) -> int:
         print("\n" + table(("Granted", "In all", "Of its own", "Why"), granted))
     if vm["signals"]:
         rows = [
-            (name, figure(item["value"]), figure(item["usual"]), item["unit"], item["source"])
+            (name, _float(item["value"]), _float(item["usual"]), item["unit"], item["source"])
             for name, item in vm["signals"].items()
             if item["value"] or "verbose" in parsed.options
         ]
@@ -140,7 +145,7 @@ def run_show(parsed: Parsed) -> int:
             print("\n" + table(("Signal", "Value", "Usual up to", "Unit", "From"), rows))
     if vm["devices"] and "verbose" in parsed.options:
         counted = [
-            (device, name, figure(value), SIGNALS[name][1])
+            (device, name, _float(value), SIGNALS[name][1])
             for device, rates in vm["devices"].items()
             for name, value in rates.items()
         ]
@@ -320,9 +325,78 @@ def run_events(parsed: Parsed) -> int:
 
 def _print_event(event: dict[str, Any], *, as_json: bool) -> None:
     if as_json:
-        print(json.dumps(event), flush=True)
+        print(dumps(event), flush=True)
     else:
         print(f"{clock_time(event['unix_s'])}  {printable(event['text'])}", flush=True)
+
+
+def run_history(parsed: Parsed) -> int:
+    """Print what is usual for a VM."""
+    answer = _client(parsed).ask("history", **_domain(parsed))
+    if "json" in parsed.options:
+        _print_json(answer)
+        return 0
+    near = f"close to its maximum in {answer['near_max']} of {answer['near_max_of']} observations"
+    name = printable(answer["name"] or answer["uuid"])
+    print(f"{name}, profile {answer['profile']}, seen for {span(answer['known_s'])}, {near}\n")
+    rows = [
+        (
+            signal,
+            _float(item["p95"]),
+            _float(item["usual"]),
+            item["unit"],
+            item["observations"],
+            span(item["seen_s"]),
+            "learnt" if item["learnt"] else "learning",
+        )
+        for signal, item in answer["signals"].items()
+    ]
+    print(table(("Signal", "95 %", "Usual up to", "Unit", "Observations", "Over", "State"), rows))
+    return 0
+
+
+def run_forget(parsed: Parsed) -> int:
+    """Forget a VM."""
+    dry_run = "dry_run" in parsed.options
+    answer = _client(parsed).ask("forget", dry_run=dry_run, **_domain(parsed))
+    if "json" in parsed.options:
+        _print_json(answer)
+    elif dry_run or "verbose" in parsed.options:
+        name, what = printable(answer["name"] or answer["uuid"]), ", ".join(answer["forgotten"]) or "nothing"
+        print(f"{name}: {what} {'would be ' if dry_run else ''}forgotten")
+    return 0
+
+
+def run_report(parsed: Parsed) -> int:
+    """Write a page on a VM."""
+    from xenwarden_host.cli import reporting  # noqa: PLC0415  much to load, for a verb that is typed seldom
+
+    since = parsed.options.get("since")
+    data = reporting.fetch(_client(parsed), parsed.arguments[0], since)
+    if "json" in parsed.options:
+        _print_json(data)
+    else:
+        reporting.write(data, parsed.options["output"], whole=since is not None)
+    return 0
+
+
+def run_doctor(parsed: Parsed) -> int:
+    """Check the host and the daemon."""
+    from xenwarden_host.cli import doctor  # noqa: PLC0415  much to load, for a verb that is typed seldom
+
+    found = doctor.examine(doctor.Host(socket=parsed.options.get("socket", "")))
+    answer = doctor.as_json(found)
+    if "json" in parsed.options:
+        _print_json(answer)
+    else:
+        for item in found:
+            if item.state != doctor.OK or "verbose" in parsed.options:
+                print(f"{colour(item.state.ljust(7))}  {item.check:<9}  {printable(item.text)}")
+                if item.advice:
+                    print(f"{'':20}{printable(item.advice)}")
+        count = sum(item.state == doctor.OK for item in found)
+        print(f"{count} of {len(found)} checks are ok")
+    return 0 if answer["ok"] else 1
 
 
 def run_policy(parsed: Parsed) -> int:
@@ -403,9 +477,13 @@ RUN: dict[str, Callable[[Parsed], int]] = {
     "capacity": run_capacity,
     "sprawl": run_sprawl,
     "events": run_events,
+    "history": run_history,
+    "forget": run_forget,
     "policy": run_policy,
     "kill-switch": run_kill_switch,
     "export": run_export,
     "import": run_import,
+    "report": run_report,
+    "doctor": run_doctor,
     "version": run_version,
 }

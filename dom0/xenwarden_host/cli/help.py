@@ -26,7 +26,8 @@ def overview() -> str:
             "Options",
             *_options(GLOBAL_OPTIONS),
             "",
-            "DOMAIN is a VM's name, domain id or UUID. Exit status: 0 done, 1 failed, 2 wrong usage.",
+            "DOMAIN is a VM's name, domain id or UUID.",
+            "Exit status: 0 done, 1 failed, 2 wrong usage.",
             "Of one verb: xenwarden VERB --help. All of it: man xenwarden.",
         ]
     )

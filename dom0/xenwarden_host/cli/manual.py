@@ -1,18 +1,21 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""Make the man page and the bash completion from the table of verbs.
+"""Make the man page, the bash completion and the JSON Schema from the table of verbs.
 
     python3 -m xenwarden_host.cli.manual man > dom0/man/xenwarden.8
     python3 -m xenwarden_host.cli.manual completion > dom0/completion/xenwarden
+    python3 -m xenwarden_host.cli.manual schema > dom0/schema/xenwarden.json
 
-Both files are in the tree, so that installing runs nothing; a test compares them.
+The files are in the tree, so that installing runs nothing; a test compares them.
 """
 
 from __future__ import annotations
 
+import json
 import sys
 
 from xenwarden_host import __version__
-from xenwarden_host.cli.verbs import DOMAIN, FILE, GLOBAL_OPTIONS, VERBS, Option, Verb
+from xenwarden_host.cli.schema import document
+from xenwarden_host.cli.verbs import DOMAIN, FILE, GLOBAL_OPTIONS, PATH, VERBS, Option, Verb
 
 
 def man_page() -> str:
@@ -49,7 +52,8 @@ def man_page() -> str:
         ".B \\-\\-json",
         "each verb prints one JSON value (events: one object on each line). Names below are stable; names",
         "are only added. [] stands for each element of a list. limits and release print a list of such",
-        "objects, the others one object.",
+        "objects, the others one object. The same as JSON Schema, each verb under $defs, is in",
+        ".IR /usr/share/xenwarden/xenwarden.json .",
     ]
     for verb in VERBS:
         lines += [f".SS {_roff(verb.name)}", ".PD 0"]
@@ -85,6 +89,7 @@ def man_page() -> str:
         "An admin's own kill switch, which outlives a reboot.",
         ".SH SEE ALSO",
         ".BR xenwardend (8),",
+        ".BR xenwarden\\-exporter (8),",
         ".BR xenwarden.yaml (5),",
         ".BR xl (1)",
     ]
@@ -114,9 +119,14 @@ def _roff(text: str) -> str:
 def completion() -> str:
     """Return the bash completion."""
     flags = " ".join(flag for option in GLOBAL_OPTIONS for flag in option.flags)
-    options = [*GLOBAL_OPTIONS, *(option for verb in VERBS for option in verb.options)]
-    valued = list(dict.fromkeys(flag for option in options if option.metavar for flag in option.flags))
-    files = [flag for flag in valued if flag in ("--socket", "--state-dir", "--config")]
+    valued = {
+        flag: option.metavar
+        for option in (*GLOBAL_OPTIONS, *(option for verb in VERBS for option in verb.options))
+        for flag in option.flags
+        if option.metavar
+    }
+    files = [flag for flag, metavar in valued.items() if metavar in (FILE, PATH)]
+    others = [flag for flag in valued if flag not in files]
     lines = [
         "# bash completion of xenwarden, made from its table of verbs by xenwarden_host.cli.manual",
         "_xenwarden() {",
@@ -131,7 +141,7 @@ def completion() -> str:
         "  COMPREPLY=()",
         '  case "${COMP_WORDS[COMP_CWORD - 1]}" in',
         f'    {" | ".join(files)}) mapfile -t COMPREPLY < <(compgen -f -- "$word"); return ;;',
-        f"    {' | '.join(flag for flag in valued if flag not in files)}) return ;;",
+        f"    {' | '.join(others)}) return ;;",
         "  esac",
         '  case "$verb:$count" in',
         f"    :0) _xenwarden_words '{' '.join(verb.name for verb in VERBS)}' ;;",
@@ -175,9 +185,14 @@ def completion() -> str:
     return "\n".join(lines) + "\n"
 
 
+def schema() -> str:
+    """Return the JSON Schema of what `--json` prints."""
+    return json.dumps(document(), indent=1, ensure_ascii=False) + "\n"
+
+
 def main() -> int:
     """Print what the argument names."""
-    made = {"man": man_page, "completion": completion}
+    made = {"man": man_page, "completion": completion, "schema": schema}
     if len(sys.argv) != 2 or sys.argv[1] not in made:
         print(f"usage: python3 -m xenwarden_host.cli.manual {'|'.join(made)}", file=sys.stderr)
         return 2

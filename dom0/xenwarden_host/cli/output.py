@@ -15,8 +15,12 @@ if TYPE_CHECKING:
 _COLOURS = {
     "contained": "31", "attacker": "31", "failed": "31", "garbled": "31",
     "watched": "33", "silent": "33", "version": "33", "pending": "33",
+    "bad": "31", "warn": "33", "unknown": "33",
     "protected": "36", "victim": "36",
 }  # fmt: skip
+
+_LEAST_NAME = 16  # columns that a name keeps where the terminal is narrow
+_LEAST_LAST = 24  # likewise the last column, which is wrapped
 
 
 def printable(text: str) -> str:
@@ -35,21 +39,79 @@ def colour(word: str) -> str:
     return f"\x1b[{code}m{word}\x1b[0m" if code else word
 
 
+def _columns(text: str) -> int:
+    """Return how many columns of a terminal the text takes."""
+    if text.isascii():
+        return len(text)
+    from unicodedata import combining, east_asian_width  # noqa: PLC0415  few names need it
+
+    return sum(0 if combining(letter) else 1 + (east_asian_width(letter) in "WF") for letter in text)
+
+
+def _cut(text: str, width: int) -> str:
+    """Return the text in no more than `width` columns, `…` where something is missing."""
+    if _columns(text) <= width:
+        return text
+    while _columns(text) >= width:
+        text = text[:-1]
+    return text + "…"
+
+
+def _wrap(text: str, width: int) -> list[str]:
+    """Return the text as lines of at most `width` columns where its words allow."""
+    lines = [""]
+    for word in text.split(" "):
+        longer = f"{lines[-1]} {word}" if lines[-1] else word
+        if lines[-1] and _columns(longer) > width:
+            lines.append(word)
+        else:
+            lines[-1] = longer
+    return lines
+
+
+def _terminal_columns() -> int | None:
+    """Return the width of the terminal that standard output is; None where it is none."""
+    if not sys.stdout.isatty():
+        return None
+    return os.get_terminal_size(sys.stdout.fileno()).columns or None
+
+
 def table(header: Sequence[str], rows: Sequence[Sequence[Any]]) -> str:
-    """Return a table of fixed width: header first, words left, numbers right, None as `-`."""
-    cells = [["-" if cell is None else printable(str(cell)) for cell in row] for row in rows]
+    """Return a table of fixed width: header first, words left, numbers right, None as `-`.
+
+    On a terminal that is narrower, the last column is wrapped and names are cut; what goes to a file or
+    a pipe is always whole.
+    """
+    cells = [
+        [
+            "-" if cell is None else figure(cell) if isinstance(cell, float) else printable(str(cell))
+            for cell in row
+        ]
+        for row in rows
+    ]
     numeric = [
         bool(rows) and all(isinstance(row[index], (int, float, type(None))) for row in rows)
         for index in range(len(header))
     ]
-    widths = [max(len(line[index]) for line in (header, *cells)) for index in range(len(header))]
+    widths = [max(_columns(line[index]) for line in (header, *cells)) for index in range(len(header))]
+    most = _terminal_columns()
+    if most is not None and sum(widths) + 2 * (len(widths) - 1) > most:
+        if header[0] == "Name":
+            others = sum(widths[1:-1]) + min(widths[-1], _LEAST_LAST) + 2 * (len(widths) - 1)
+            widths[0] = min(widths[0], max(_LEAST_NAME, most - others))
+        widths[-1] = min(widths[-1], max(_LEAST_LAST, most - sum(widths[:-1]) - 2 * (len(widths) - 1)))
     lines = []
     for number, line in enumerate((header, *cells)):
+        last = _wrap(line[-1], widths[-1])
         padded = []
-        for index, cell in enumerate(line):
-            text = cell.rjust(widths[index]) if numeric[index] else cell.ljust(widths[index])
+        for index, cell in enumerate((*line[:-1], last[0])):
+            text = _cut(cell, widths[index]) if not index else cell
+            gap = " " * (widths[index] - _columns(text))
+            text = gap + text if numeric[index] else text + gap
             padded.append(colour(text) if number else text)
         lines.append("  ".join(padded).rstrip())
+        indent = " " * (sum(widths[:-1]) + 2 * (len(widths) - 1))
+        lines += [indent + more for more in last[1:]]
     return "\n".join(lines)
 
 

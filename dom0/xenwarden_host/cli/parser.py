@@ -62,17 +62,23 @@ def _verb(word: str) -> Verb:
     from difflib import get_close_matches  # noqa: PLC0415  only who mistypes pays for it
 
     near = get_close_matches(word, BY_NAME)
+    near = ["--help"] if word == "help" else near
     raise UsageError(f"no verb {word!r}" + (f"; did you mean {' or '.join(near)}?" if near else ""))
 
 
 def _take_option(word: str, rest: Iterator[str], verb: Verb | None, options: dict[str, str]) -> None:
-    flag, equals, value = word.partition("=")
     known: tuple[Option, ...] = (*(verb.options if verb else ()), *GLOBAL_OPTIONS)
+    flag, equals, value = word.partition("=") if word.startswith("--") else (word[:2], word[2:], word[2:])
     option = next((item for item in known if flag in item.flags), None)
     if option is None:
         where = f"{verb.name} has" if verb else "there is"
-        raise UsageError(f"{where} no option {flag}", verb)
+        near = "; did you mean the verb version?" if word in ("--version", "-V") else ""
+        raise UsageError(f"{where} no option {flag}{near}", verb)
     if not option.metavar:
+        if equals and not word.startswith("--"):  # -vN is -v -N, as with xl
+            options[option.name] = ""
+            _take_option(f"-{value}", rest, verb, options)
+            return
         if equals:
             raise UsageError(f"{flag} takes no value", verb)
         options[option.name] = ""
@@ -99,5 +105,8 @@ def _check(verb: Verb, arguments: list[str], options: dict[str, str]) -> None:
         raise UsageError("release needs a DOMAIN or --all", verb)
     if verb.name == "policy" and (arguments[0] == "check") != (len(arguments) == 2):
         raise UsageError(f"policy {arguments[0]} takes {'a' if arguments[0] == 'check' else 'no'} FILE", verb)
-    if not options.get("lines", "1").isdigit():
+    if verb.name == "report" and ("output" in options) == ("json" in options):
+        raise UsageError("report needs -o FILE, or --json", verb)
+    lines = options.get("lines", "1")
+    if not (lines.isascii() and lines.isdigit() and len(lines) < 10):
         raise UsageError("--lines needs a number", verb)

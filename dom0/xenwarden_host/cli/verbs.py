@@ -7,7 +7,7 @@
 from __future__ import annotations
 
 DOMAIN = "DOMAIN"  # the metavar that completion fills with VM names
-FILE = "FILE"  # the metavar that completion fills with files
+FILE, PATH = "FILE", "PATH"  # the metavars that completion fills with files
 _MANY = 4
 
 
@@ -80,7 +80,7 @@ GLOBAL_OPTIONS = (
     Option(("--json",), "Print JSON instead of text."),
     Option(("-N", "--dry-run"), "Say what would change, change nothing."),
     Option(("-v", "--verbose"), "Say more."),
-    Option(("--socket",), "Use the control socket PATH.", metavar="PATH"),
+    Option(("--socket",), "Use the control socket PATH.", metavar=PATH),
 )
 
 _KINDS = "cap, weight, vif-rate, vif-in, vif-pps/CLASS, vbd-io, memory, vcpus or pause"
@@ -116,8 +116,24 @@ _EVENT = (
 )
 
 _PLACES = (
-    Option(("--state-dir",), "The state directory (/var/lib/xenwarden).", metavar="DIR"),
-    Option(("--config",), "The policy (/etc/xen/xenwarden.yaml).", metavar="FILE"),
+    Option(("--state-dir",), "The state directory (/var/lib/xenwarden).", metavar=PATH),
+    Option(("--config",), "The policy (/etc/xen/xenwarden.yaml).", metavar=PATH),
+)
+
+_EVIDENCE = (
+    ("evidence", "list of what it rests on"),
+    ("evidence[].signal", "name of the signal"),
+    ("evidence[].value", "what it was"),
+    ("evidence[].usual", "the upper limit of what is usual"),
+    ("evidence[].unit", "unit of both"),
+    ("evidence[].source", "vsem, vrem or hrem: who measured it"),
+    ("evidence[].rule", "the detector"),
+    ("evidence[].text", "one sentence"),
+)
+
+_LIMITS_NOW = (
+    ("limits_now", "limits wanted now"),
+    *((f"limits_now[].{name}", meaning) for name, meaning in _LIMIT_NOW),
 )
 
 VERBS = (
@@ -148,7 +164,7 @@ VERBS = (
             ("daemon.cpu_s", "CPU seconds that it used"),
             ("daemon.rss_kb", "its resident memory"),
             ("daemon.ticks", "decisions made"),
-            ("daemon.errors", "failures survived, by where they happened"),
+            ("daemon.errors.NAME", "failures survived, by where they happened"),
             ("daemon.store", "connected or lost"),
         ),
     ),
@@ -169,14 +185,7 @@ VERBS = (
             ("verdict", "the last one: attacker, victim, neither or null"),
             ("also_victim", "whether this attacker is a victim too"),
             ("why", "the reason of the last change of state"),
-            ("evidence", "list of what it rests on"),
-            ("evidence[].signal", "name of the signal"),
-            ("evidence[].value", "what it was"),
-            ("evidence[].usual", "the upper limit of what is usual"),
-            ("evidence[].unit", "unit of both"),
-            ("evidence[].source", "vsem, vrem or hrem: who measured it"),
-            ("evidence[].rule", "the detector"),
-            ("evidence[].text", "one sentence"),
+            *_EVIDENCE,
             ("agent", "the VM's agent, null where none ever reported"),
             ("agent.state", "absent, alive, silent, garbled or version"),
             ("agent.version", "its version, as it says"),
@@ -202,8 +211,7 @@ VERBS = (
             ("limits[].kind", _KINDS),
             ("limits[].value", _UNITS),
             ("limits[].original", "what was there before; null: nothing"),
-            ("limits_now", "limits wanted now"),
-            *((f"limits_now[].{name}", meaning) for name, meaning in _LIMIT_NOW),
+            *_LIMITS_NOW,
             ("xenstore", "what the VM holds of its quotas in XenStore; null where the daemon does not tell"),
             ("xenstore.nodes", "nodes that it owns"),
             ("xenstore.watches", "watches"),
@@ -233,9 +241,10 @@ VERBS = (
             ("state", "normal, watched, contained or protected"),
             ("verdict", "the last one, or null"),
             ("why", "the reason of the last change of state"),
-            ("evidence", "as in show"),
-            ("limits_now", "as in show"),
-            ("events", "the VM's last events, as in events"),
+            *_EVIDENCE,
+            *_LIMITS_NOW,
+            ("events", "the VM's last events"),
+            *((f"events[].{name}", meaning) for name, meaning in _EVENT),
         ),
     ),
     Verb(
@@ -387,6 +396,46 @@ VERBS = (
         json=_EVENT,
     ),
     Verb(
+        "history",
+        "Show what is usual for a VM: what was learnt, and from how much.",
+        "For each signal the 95th percentile of what was seen, and the upper limit of what is usual that "
+        "follows from it and from the prior of the VM's profile. A VM that is gone is named by its UUID.",
+        arguments=(Argument(DOMAIN),),
+        examples=(("xenwarden history web", "What web usually does."),),
+        json=(
+            ("uuid", "the VM's UUID"),
+            ("name", "its name; null: it does not run here now"),
+            ("profile", "the profile of the policy that its priors come from"),
+            ("known_s", "seconds that dom0 has seen it run"),
+            ("near_max", "observations that found it close to its maximum"),
+            ("near_max_of", "of how many"),
+            ("signals", "by name, those that were seen"),
+            ("signals.NAME.p95", "the 95th percentile of what was seen"),
+            ("signals.NAME.usual", "the upper limit of what is usual"),
+            ("signals.NAME.unit", "unit of both"),
+            ("signals.NAME.observations", "how many there were"),
+            ("signals.NAME.seen_s", "the seconds that they cover"),
+            ("signals.NAME.learnt", "whether these are enough that the prior has no part in it"),
+        ),
+    ),
+    Verb(
+        "forget",
+        "Forget what was learnt of a VM, and what it did.",
+        "Its history, its last verdict and what HSEM bears in mind of it go; the audit log stays. One "
+        "that runs begins anew with the priors of its profile. A VM with limits has to be released first.",
+        arguments=(Argument("UUID"),),
+        examples=(
+            ("xenwarden -N forget 5d9f2ad9-0c2e-4d0b-9a3c-7b1c5d1f0a11", "Say what would go."),
+            ("xenwarden forget 5d9f2ad9-0c2e-4d0b-9a3c-7b1c5d1f0a11", "Forget it."),
+        ),
+        json=(
+            ("uuid", "the VM's UUID"),
+            ("name", "its name; null: it does not run here now"),
+            ("forgotten", "what was known: history, verdict, state"),
+        ),
+        changes=True,
+    ),
+    Verb(
         "policy",
         "Show the policy in force, check a file, or print the default.",
         "show: the policy that xenwardend works with. check: read FILE as xenwardend would and say "
@@ -459,6 +508,57 @@ VERBS = (
             ("policy", "the file that the policy was written to; null: none, or it was there"),
         ),
         changes=True,
+    ),
+    Verb(
+        "report",
+        "Write a page on a VM: what happened, when, by what evidence.",
+        "One HTML file that needs nothing else, to look at, to print or to send: states, levels, limits and "
+        "verdicts over plots of the signals beside what is usual, the evidence in words, and who did what. "
+        "Signals are kept in memory for two hours, ten minutes of them by 2 s, the rest by 30 s; events for "
+        "as long as the audit log. TIME is 30m, 2h, 7d or 2026-01-31 14:00; without it the page begins "
+        "shortly before the first change of state in the last two hours. A VM that is gone is named by its "
+        "UUID.",
+        arguments=(Argument(DOMAIN),),
+        options=(
+            Option(("-o", "--output"), "Write to FILE, for its owner alone.", metavar=FILE),
+            Option(("--since",), "Begin at TIME.", metavar="TIME"),
+        ),
+        examples=(
+            ("xenwarden report mallory -o mallory.html", "The last incident."),
+            ("xenwarden report mallory --since 1d -o day.html", "A day."),
+        ),
+        json=(
+            ("host", "dom0's host name"),
+            ("version", "version of the daemon"),
+            ("unix_s", "when it was made"),
+            ("since_unix_s", "where it begins"),
+            ("vm", "the VM, as in show; one that is gone as far as it is known, with domid null"),
+            ("events", "of the VM and of the host since then, of each the last thousand"),
+            *((f"events[].{name}", meaning) for name, meaning in _EVENT),
+            ("samples", "list of signals over time, oldest first"),
+            ("samples[].unix_s", "begin of the step, of 30 s or of 2 s"),
+            ("samples[].signals", "by name the highest value in the step"),
+            ("samples[].signals.NAME", "the value"),
+        ),
+    ),
+    Verb(
+        "doctor",
+        "Check this host and the daemon, and say what to do.",
+        "Xen, the binding to libxl, units, xenstored with its quotas, what limits need of the kernel, "
+        "clock, policy, database, the daemon and all agents. Exit status 1 where something is bad. Some "
+        "checks need root.",
+        examples=(
+            ("xenwarden doctor", "What is to be mended."),
+            ("xenwarden -v doctor", "What is well too."),
+        ),
+        json=(
+            ("ok", "whether nothing is bad"),
+            ("checks", "list of what was found"),
+            ("checks[].check", "what was looked at"),
+            ("checks[].state", "ok, warn, bad or unknown"),
+            ("checks[].text", "what was found, a sentence"),
+            ("checks[].advice", "what to do; empty where it is ok"),
+        ),
     ),
     Verb(
         "version",

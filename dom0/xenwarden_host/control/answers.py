@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import os
 import resource
+import socket
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -24,7 +25,7 @@ if TYPE_CHECKING:
     from xenwarden_host.control.peers import Peer
     from xenwarden_host.daemon.tracker import Guest
     from xenwarden_host.daemon.warden import Warden
-    from xenwarden_host.records import LimitStatus
+    from xenwarden_host.records import HostInfo, LimitStatus
 
 _MAX_EVENTS = 1000
 _MAX_FOR_S = 10 * 365 * 86400
@@ -35,10 +36,10 @@ _QUOTAS = ("nodes", "watches", "transactions")  # of XenStore, that are shown
 class Answers:
     """Answer requests from what `warden` knows."""
 
-    def __init__(self, warden: Warden, policy_file: Callable[[], Path | None], xen_version: str) -> None:
+    def __init__(self, warden: Warden, policy_file: Callable[[], Path | None], host: HostInfo | None) -> None:
         self._warden = warden
         self._policy_file = policy_file
-        self._xen_version = xen_version
+        self._host = host
 
     def answer(self, request: dict[str, Any], peer: Peer, role: Role) -> tuple[Any, bool]:
         """Return the result and whether the client follows events from now on.
@@ -149,10 +150,38 @@ class Answers:
             "released_t_mono_s": warden.ledger.mono_s(record.released_unix_s),
         }
 
+    def _gone(self, uuid: str) -> dict[str, Any]:
+        """Return of a VM that does not run what `show` would tell of it, as far as that is still known."""
+        warden = self._warden
+        record = warden.ledger.record(uuid)
+        last = warden.database.audit(limit=1, uuid=uuid)
+        return {
+            "name": last[0]["name"] if last else uuid,
+            "domid": None,
+            "uuid": uuid,
+            "type": None,
+            "state": str(warden.hsem.state(uuid)),
+            "level": int(record.level),
+            "verdict": None if record.verdict is None else str(record.verdict),
+            "also_victim": record.also_victim,
+            "why": record.why,
+            "evidence": record.evidence,
+            "signals": {
+                name: {
+                    "value": None,
+                    "usual": warden.history.upper(uuid, name),
+                    "unit": unit,
+                    "source": source,
+                }
+                for name, (source, unit, _meaning) in SIGNALS.items()
+                if warden.history.knows(name)
+            },
+            "limits_now": [_limit(status) for status in warden.engine.status(uuid)],
+        }
+
     def _signals(self, guest: Guest) -> dict[str, dict[str, Any]]:
         warden, uuid = self._warden, guest.info.uuid
-        report = guest.inbox.report
-        values = {**(report.signals if report else {}), **warden.signals.get(uuid, {})}
+        values = warden.signals_of(guest)
         return {
             name: {
                 "value": values[name],
@@ -204,6 +233,30 @@ class Answers:
         events = self._warden.database.audit(limit=min(lines, _MAX_EVENTS), uuid=uuid)
         return {"events": events, "uuid": uuid}
 
+    def _report(self, request: Mapping[str, Any], user: str) -> dict[str, Any]:
+        """Return all that a page on one VM is made from, since a time; of events the last thousand."""
+        warden = self._warden
+        uuid, name = self._known(request)
+        since_s = request.get("since_unix_s")
+        if not isinstance(since_s, int):
+            raise XenwardenError("since_unix_s must be a whole number")
+        events = warden.database.audit(limit=_MAX_EVENTS, uuid=uuid)
+        events += warden.database.audit(limit=_MAX_EVENTS, uuid="")  # of the host: starts, kill switch
+        events = sorted(
+            (event for event in events if event["unix_s"] >= since_s), key=lambda event: event["id"]
+        )
+        return {
+            "host": socket.gethostname(),
+            "version": __version__,
+            "unix_s": round(warden.clock.unix(), 3),
+            "since_unix_s": since_s,
+            "vm": self._show({"vm": uuid}, user) if name is not None else self._gone(uuid),
+            "events": events,
+            "samples": [
+                {"unix_s": unix_s, "signals": values} for unix_s, values in warden.samples.rows(uuid, since_s)
+            ],
+        }
+
     def _policy(self, _request: Mapping[str, Any], _user: str) -> dict[str, Any]:
         policy = plain(self._warden.policy)
         text = yaml.safe_dump(policy, sort_keys=False, allow_unicode=True, width=110)
@@ -211,7 +264,42 @@ class Answers:
         return {"file": None if file is None else str(file), "policy": policy, "text": text}
 
     def _version(self, _request: Mapping[str, Any], _user: str) -> dict[str, str]:
-        return {"daemon": __version__, "xen": self._xen_version}
+        return {"daemon": __version__, "xen": self._host.xen_version if self._host else ""}
+
+    def _doctor(self, _request: Mapping[str, Any], _user: str) -> dict[str, Any]:
+        """Return what only the daemon can tell `xenwarden doctor`."""
+        versions: dict[str, list[str]] = {}
+        for guest in self._warden.tracker.vms().values():
+            if guest.inbox.report is not None:
+                versions.setdefault(guest.inbox.report.agent_version or "?", []).append(guest.info.name)
+        return {"scheduler": self._host.scheduler if self._host else "", "agent_versions": versions}
+
+    def _history(self, request: Mapping[str, Any], _user: str) -> dict[str, Any]:
+        warden = self._warden
+        uuid, name = self._known(request)
+        if uuid not in warden.history.uuids():
+            raise XenwardenError(f"nothing was learnt of {name or uuid} yet")
+        kept = warden.history.dump(uuid)
+        near_max, near_max_of = kept["near"]
+        return {
+            "uuid": uuid,
+            "name": name,
+            "profile": kept["profile"],
+            "known_s": round(warden.tracker.known_s(uuid, warden.clock.monotonic()), 1),
+            "near_max": near_max,
+            "near_max_of": near_max_of,
+            "signals": {
+                signal: {
+                    "p95": round(p95, 3),
+                    "usual": round(usual, 3),
+                    "unit": SIGNALS[signal][1],
+                    "observations": int(times),
+                    "seen_s": seen_s,
+                    "learnt": warden.history.learnt(uuid, signal),
+                }
+                for signal, (times, seen_s, p95, usual) in kept["signals"].items()
+            },
+        }
 
     # --- steering --------------------------------------------------------------------------------
 
@@ -271,6 +359,20 @@ class Answers:
             if warden.engine.status(uuid) or warden.hsem.state(uuid) is not VmState.NORMAL
         ]
 
+    def _forget(self, request: Mapping[str, Any], user: str) -> dict[str, Any]:
+        warden = self._warden
+        uuid, name = self._known(request)
+        if warden.dry_run and not request.get("dry_run"):
+            raise XenwardenError("xenwardend runs with --dry-run: it changes nothing")
+        if name and (warden.engine.status(uuid) or warden.hsem.state(uuid) is not VmState.NORMAL):
+            raise XenwardenError(
+                f"{name} is {warden.hsem.state(uuid)} or has limits", hint=f"xenwarden release {name}"
+            )
+        known = warden.known_of(uuid)
+        if not request.get("dry_run"):
+            warden.forget(uuid, name or uuid, f"operator:{user}")
+        return {"uuid": uuid, "name": name, "forgotten": known}
+
     def _kill_switch(self, request: Mapping[str, Any], user: str) -> dict[str, Any]:
         switch = self._warden.kill_switch
         action, dry_run = request.get("action"), bool(request.get("dry_run"))
@@ -294,6 +396,14 @@ class Answers:
         }
 
     # --- helpers ---------------------------------------------------------------------------------
+
+    def _known(self, request: Mapping[str, Any]) -> tuple[str, str | None]:
+        """Return UUID and name of the VM that `vm` names; one that is gone is named by UUID."""
+        wanted = str(request.get("vm")).lower()
+        if wanted not in self._warden.tracker.vms() and self._warden.known_of(wanted):
+            return wanted, None
+        guest = self._guest(request)
+        return guest.info.uuid, guest.info.name
 
     def _guest(self, request: Mapping[str, Any]) -> Guest:
         """Find the VM that `vm` names: a domain id, a UUID or a name."""
@@ -364,6 +474,10 @@ _COMMANDS: dict[str, tuple[Role, Callable[[Answers, Mapping[str, Any], str], Any
     "events": (Role.VIEWER, Answers._events),  # noqa: SLF001
     "policy": (Role.VIEWER, Answers._policy),  # noqa: SLF001
     "version": (Role.VIEWER, Answers._version),  # noqa: SLF001
+    "report": (Role.VIEWER, Answers._report),  # noqa: SLF001
+    "doctor": (Role.VIEWER, Answers._doctor),  # noqa: SLF001
+    "history": (Role.VIEWER, Answers._history),  # noqa: SLF001
+    "forget": (Role.ADMIN, Answers._forget),  # noqa: SLF001
     "release": (Role.OPERATOR, Answers._release),  # noqa: SLF001
     "limit": (Role.OPERATOR, Answers._limit),  # noqa: SLF001
     "kill-switch": (Role.ADMIN, Answers._kill_switch),  # noqa: SLF001

@@ -3,9 +3,9 @@
 
 from __future__ import annotations
 
-import contextlib
-import json
-import socket
+import _socket  # `socket` would bring enum and selectors: see lean
+
+from xenwarden_host.control.lean import dumps, loads
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -37,14 +37,15 @@ class ControlClient:
     """
 
     def __init__(self, path: str = SOCKET_PATH) -> None:
-        self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        self._socket = _socket.socket(_socket.AF_UNIX, _socket.SOCK_STREAM)
+        self._read = bytearray()
         self._socket.settimeout(_TIMEOUT_S)
         try:
             self._socket.connect(path)
         except PermissionError:
             raise UnreachableError(
                 f"this user may not speak to xenwardend ({path})",
-                "be root, or be in a group that the policy gives a role: see `xenwarden policy show`",
+                "be root, or be in a group that the policy gives a role: see roles in xenwarden.yaml(5)",
             ) from None
         except OSError as error:
             missing = isinstance(error, (FileNotFoundError, ConnectionRefusedError))
@@ -52,9 +53,8 @@ class ControlClient:
                 "xenwardend is not running" if missing else f"cannot reach xenwardend at {path}: {error}",
                 "start it with: systemctl start xenwardend",
             ) from None
-        self._reader = self._socket.makefile("rb")
 
-    def ask(self, do: str, **arguments: Any) -> Any:
+    def ask(self, do: str, **arguments: str | int) -> Any:
         """Send one request and return its result.
 
         Raises:
@@ -62,8 +62,10 @@ class ControlClient:
             UnreachableError: the daemon went away or did not answer within 30 s.
         """
         # A daemon that refuses at once may have closed already: its answer is there to read.
-        with contextlib.suppress(OSError):
-            self._socket.sendall(json.dumps({"do": do, **arguments}).encode() + b"\n")
+        try:  # noqa: SIM105  contextlib is not worth its import here
+            self._socket.sendall(dumps({"do": do, **arguments}).encode() + b"\n")
+        except OSError:
+            pass
         answer = self._line()
         if not answer.get("ok"):
             raise RefusedError(answer.get("error", "xenwardend gave no reason"), answer.get("hint"))
@@ -84,21 +86,24 @@ class ControlClient:
 
     def close(self) -> None:
         """Close the connection."""
-        self._reader.close()
         self._socket.close()
 
     def _line(self) -> dict[str, Any]:
-        try:
-            line = self._reader.readline()
-        except TimeoutError:
-            raise UnreachableError(
-                f"xenwardend did not answer within {_TIMEOUT_S:g} s", "see: journalctl -u xenwardend"
-            ) from None
-        except OSError as error:
-            raise UnreachableError(f"the connection to xenwardend broke: {error}", None) from None
-        if not line.endswith(b"\n"):
-            raise UnreachableError("xenwardend closed the connection", "see: journalctl -u xenwardend")
-        answer = json.loads(line)
+        while (end := self._read.find(b"\n")) < 0:
+            try:
+                data = self._socket.recv(65536)
+            except TimeoutError:
+                raise UnreachableError(
+                    f"xenwardend did not answer within {_TIMEOUT_S:g} s", "see: journalctl -u xenwardend"
+                ) from None
+            except OSError as error:
+                raise UnreachableError(f"the connection to xenwardend broke: {error}", None) from None
+            if not data:
+                raise UnreachableError("xenwardend closed the connection", "see: journalctl -u xenwardend")
+            self._read += data
+        line = self._read[:end].decode()
+        del self._read[: end + 1]
+        answer = loads(line)
         if not isinstance(answer, dict):
             raise UnreachableError("xenwardend gave an answer that is none", None)
         return answer

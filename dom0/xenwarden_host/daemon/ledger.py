@@ -48,6 +48,10 @@ class Ledger:
             del self._records[next(iter(self._records))]
         return record
 
+    def forget(self, uuid: str) -> None:
+        """Drop the VM's record."""
+        self._records.pop(uuid, None)
+
     def note_level(self, uuid: str, level: Level) -> bool:
         """Note the level that the VM is at; return whether it changed."""
         record = self.record(uuid)

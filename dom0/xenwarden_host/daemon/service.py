@@ -12,6 +12,7 @@ from xenwarden_host import __version__, audit
 from xenwarden_host.control.answers import Answers
 from xenwarden_host.control.peers import Peer, Role, Roles, peer_of
 from xenwarden_host.control.server import ControlServer
+from xenwarden_host.daemon.alerts import Alerts
 from xenwarden_host.daemon.build import build_warden
 from xenwarden_host.daemon.loop import READ, Loop
 from xenwarden_host.daemon.notify import notify, watchdog_interval_s
@@ -33,6 +34,7 @@ log = logging.getLogger("xenwarden")
 _EVENTS_EVERY_S = 0.1
 # A tick out of turn, for a report that newly shows level 2, comes no sooner than this after the last.
 _EARLY_TICK_S = 0.25
+_LAST_ALERTS_S = 2.0  # what a stop waits for alerts under way
 
 
 class Service:
@@ -79,15 +81,15 @@ class Service:
         )
         self._loop = Loop(clock)
         try:
-            xen_version = hypervisor.host_info().xen_version
+            host = hypervisor.host_info()
         except HypervisorError:
-            xen_version = ""
+            host = None
         path = run_dir / "control.sock"
         try:
             self._control = ControlServer(
                 self._loop,
                 path,
-                Answers(self.warden, self.policy_file, xen_version),
+                Answers(self.warden, self.policy_file, host),
                 _roles(policy),
                 clock,
                 credentials=credentials,
@@ -95,6 +97,9 @@ class Service:
         except OSError as error:
             raise XenwardenError(f"cannot listen at {path}: {error.strerror}") from error
         self.warden.audit.subscribe(self._control.publish)
+        self._alerts = Alerts(lambda: self.warden.policy.alerts, self._count_alert)
+        if not dry_run:
+            self.warden.audit.subscribe(self._alerts.notice)
         self._last_tick_s = float("-inf")
         self._early_tick_due = False
 
@@ -126,6 +131,7 @@ class Service:
             kept = len(warden.engine.status())
             text = f"xenwardend stopped; limits kept: {kept or 'none'}"
             warden.audit.record("daemon-stop", who=audit.DAEMON, text=text)
+            self._alerts.finish(_LAST_ALERTS_S)
         warden.save()
         self.abandon()
 
@@ -179,6 +185,9 @@ class Service:
         )
 
     # --- what the loop calls -----------------------------------------------------------------------
+
+    def _count_alert(self) -> None:
+        self.warden.errors["alerts"] += 1
 
     def _timer_tick(self) -> None:
         now_s = self._clock.monotonic()

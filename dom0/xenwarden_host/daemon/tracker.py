@@ -125,6 +125,12 @@ class Tracker:
         before_s = self._known.get(uuid, (0.0, 0.0))[0]
         return before_s + max(0.0, now_s - self._first_seen_s.get(uuid, now_s))
 
+    def forget(self, uuid: str) -> None:
+        """Take a VM for one that was never seen before."""
+        self._known.pop(uuid, None)
+        if uuid in self._first_seen_s:
+            self._first_seen_s[uuid] = self._clock.monotonic()
+
     def dump(self) -> dict[str, list[float]]:
         """Return how long each VM was seen, for `restore` after a restart."""
         now_s, unix_s = self._clock.monotonic(), self._clock.unix()

@@ -14,6 +14,7 @@ from xenwarden_host.daemon import views, words
 from xenwarden_host.daemon.apply import Applier
 from xenwarden_host.daemon.grantdesk import GrantDesk
 from xenwarden_host.daemon.ledger import Ledger
+from xenwarden_host.daemon.samples import Samples
 from xenwarden_host.daemon.storeuse import StoreUse
 from xenwarden_host.database import DatabaseError
 from xenwarden_host.errors import LimitError
@@ -98,6 +99,7 @@ class Warden:
         )
         self.idle = Idle()
         self.store_use = StoreUse(store, clock, audit_log)
+        self.samples = Samples()
         self.signals: dict[str, dict[str, float]] = {}  # HREM's of the last tick, by UUID
         self.ticks = 0
         self.errors: Counter[str] = Counter()
@@ -184,6 +186,7 @@ class Warden:
             self._guard("grants", lambda: self._grant(vms))
             self._guard("limits", lambda: self._reconcile(vms))
         self._guard("channel", lambda: self._tell_guests(now_s))
+        self._guard("samples", lambda: self._note_samples(vms))
         if now_s >= self._next_save_s:
             self._guard("limits", lambda: self._lift_forgotten(vms))
             self.save()
@@ -229,6 +232,14 @@ class Warden:
         infos = [guest.info for guest in vms.values()]
         self.signals = self.hrem.collect(infos, now_s, self._police_drops(infos))
         self.idle.note(self.signals, self.policy.sprawl, self.clock.unix())
+
+    def _note_samples(self, vms: Mapping[str, Guest]) -> None:
+        self.samples.note(self.clock.unix(), {uuid: self.signals_of(guest) for uuid, guest in vms.items()})
+
+    def signals_of(self, guest: Guest) -> dict[str, float]:
+        """Return all signals of a VM as they were last measured, by its agent and by dom0."""
+        report = guest.inbox.report
+        return {**(report.signals if report else {}), **self.signals.get(guest.info.uuid, {})}
 
     def _police_drops(self, infos: Sequence[DomainInfo]) -> dict[str, int]:
         """Return by UUID what packet limits dropped; asked only while there is such a limit."""
@@ -451,6 +462,33 @@ class Warden:
             until_unix_s=until,
         )
         self._reconcile(vms)
+
+    def known_of(self, uuid: str) -> list[str]:
+        """Return what `forget` would drop: history, verdict, state."""
+        parts = {
+            "history": uuid in self.history.uuids(),
+            "verdict": uuid in self.ledger.dump(),
+            "state": uuid in self.hsem.dump(),
+        }
+        return [name for name, there in parts.items() if there]
+
+    def forget(self, uuid: str, name: str, who: str) -> None:
+        """Drop what is known of a VM that is NORMAL or gone; the audit log stays, and says who did it."""
+        self.audit.record(
+            "forget",
+            who=who,
+            text=f"what is known of {name} was forgotten by {who.partition(':')[2]}",
+            uuid=uuid,
+            name=name,
+            level=logging.WARNING,
+        )
+        self.applier.forget(uuid)
+        self.engine.lift_all(uuid)
+        self.history.forget(uuid)
+        self.ledger.forget(uuid)
+        self.hsem.forget(uuid)
+        self.tracker.forget(uuid)
+        self.save()
 
     def agent_state(self, guest: Guest) -> AgentState:
         """Return how dom0 stands with a guest's agent now."""

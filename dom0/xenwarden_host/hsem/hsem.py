@@ -113,6 +113,12 @@ class Hsem:
         vm.level = level
         return [OrderLevel(uuid, level, f"ordered by {who}")]
 
+    def forget(self, uuid: str) -> None:
+        """Drop what is known of a VM that is NORMAL: its next tick is its first."""
+        self._vms.pop(uuid, None)
+        self._masks.pop(uuid, None)
+        self._policies.pop(uuid, None)  # its profile is given to the new history
+
     # --- state that outlives the daemon ---------------------------------------------------------------
 
     def dump(self) -> dict[str, dict[str, Any]]:

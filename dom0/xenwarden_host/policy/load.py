@@ -156,6 +156,12 @@ def _policy(data: Mapping[str, Any], sources: dict[str, str], own: Loaded | None
         fail_safe=model.FailSafe(data["fail_safe"]),
         audit=_record(model.AuditPolicy, data["audit"]),
         recording=_record(model.Recording, data["recording"]),
+        alerts=model.AlertPolicy(
+            command=tuple(data["alerts"]["command"]),
+            events=tuple(data["alerts"]["events"]),
+            timeout_s=data["alerts"]["timeout_s"],
+            max_running=data["alerts"]["max_running"],
+        ),
         sources=sources,
     )
 

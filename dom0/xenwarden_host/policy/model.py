@@ -253,6 +253,16 @@ class Recording:
 
 
 @dataclass(frozen=True, slots=True)
+class AlertPolicy:
+    """Which events are told to which command; without a command none."""
+
+    command: tuple[str, ...]
+    events: tuple[str, ...]
+    timeout_s: float
+    max_running: int
+
+
+@dataclass(frozen=True, slots=True)
 class Policy:
     """All of it. `sources` tells for each dotted key where its value came from."""
 
@@ -275,6 +285,7 @@ class Policy:
     fail_safe: FailSafe
     audit: AuditPolicy
     recording: Recording
+    alerts: AlertPolicy
     sources: Mapping[str, str] = field(default_factory=dict)
 
     def vm(self, uuid: str, name: str) -> VmPolicy:

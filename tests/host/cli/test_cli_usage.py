@@ -3,17 +3,24 @@
 
 from __future__ import annotations
 
+import json
+import os
+import socket
 import subprocess
 import sys
 from pathlib import Path
 
+import jsonschema
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
-from xenwarden_host.cli import manual
+from xenwarden_host.cli import manual, output
 from xenwarden_host.cli.commands import RUN
 from xenwarden_host.cli.main import main
 from xenwarden_host.cli.parser import UsageError, parse
 from xenwarden_host.cli.verbs import GLOBAL_OPTIONS, VERBS
+from xenwarden_host.control import lean
 
 ROOT = Path(__file__).resolve().parents[3]
 
@@ -33,6 +40,11 @@ ROOT = Path(__file__).resolve().parents[3]
         ("events -n", "needs a value"),
         ("events -n many", "needs a number"),
         ("events -n -5", "needs a number"),
+        ("events -n ²", "needs a number"),
+        ("events -n 9999999999", "needs a number"),
+        ("events -fq", "no option -q"),
+        ("list --version", "the verb version"),
+        ("help", "did you mean --help"),
         ("events --follow=yes", "takes no value"),
         ("policy", "needs show|check|default"),
         ("policy frob", "takes show|check|default"),
@@ -75,6 +87,11 @@ def test_options_stand_before_or_after_the_verb() -> None:
         )  # fmt: skip
 
 
+def test_short_options_stand_together_and_with_their_value() -> None:
+    assert parse(["-vN", "release", "web"]).options == {"verbose": "", "dry_run": ""}
+    assert parse(["events", "-fn5"]).options == {"follow": "", "lines": "5"}
+
+
 def test_name_that_begins_with_a_dash_can_be_said() -> None:
     assert parse(["show", "--", "-odd"]).arguments == ["-odd"]
     with pytest.raises(UsageError):
@@ -115,6 +132,7 @@ def test_help_tells_every_verb_and_option(capsys: pytest.CaptureFixture[str]) ->
         assert all(flag in own for option in verb.options for flag in option.flags)
         assert all(command in own for command, _what in verb.examples)
         assert max(map(len, own.splitlines())) <= 100
+    assert max(map(len, text.splitlines())) <= 80
     assert all(flag in text for option in GLOBAL_OPTIONS for flag in option.flags)
 
 
@@ -133,8 +151,12 @@ def test_policy_check_tells_the_line_and_default_is_good(
 
 @pytest.mark.parametrize(
     ("made", "file"),
-    [(manual.man_page, "dom0/man/xenwarden.8"), (manual.completion, "dom0/completion/xenwarden")],
-    ids=["man", "completion"],
+    [
+        (manual.man_page, "dom0/man/xenwarden.8"),
+        (manual.completion, "dom0/completion/xenwarden"),
+        (manual.schema, "dom0/schema/xenwarden.json"),
+    ],
+    ids=["man", "completion", "schema"],
 )
 def test_files_made_from_the_table_are_up_to_date(made: object, file: str) -> None:
     assert callable(made)
@@ -182,9 +204,115 @@ def test_completion_in_a_real_bash(tmp_path: Path, line: str, offered: list[str]
     assert done.stdout.split() == offered
 
 
-def test_list_needs_none_of_the_heavy_modules() -> None:
-    code = "import sys; import xenwarden_host.cli.main, xenwarden_host.cli.commands; print(*sys.modules)"
-    done = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True,
-                          env={"PYTHONPATH": str(ROOT / "dom0"), "PATH": ""})  # fmt: skip
-    heavy = {"yaml", "jsonschema", "_cffi_backend", "sqlite3", "argparse", "dataclasses", "typing", "asyncio"}
-    assert not heavy & set(done.stdout.split())
+def test_policy_check_in_json_is_as_its_schema_says(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    main(["--json", "policy", "check", str(tmp_path / "none.yaml")])
+    answer = json.loads(capsys.readouterr().out)
+    assert answer["ok"] is False
+    assert answer["errors"]
+    schema = json.loads(manual.schema())["$defs"]["policy"]
+    jsonschema.validate(answer, {**schema, "additionalProperties": False})
+
+
+# --- where the output goes -----------------------------------------------------------------------------
+
+
+def shell(script: str, **environment: str) -> subprocess.CompletedProcess[str]:
+    """Run a shell line in which `$X` is the command."""
+    command = f"{sys.executable} -c 'import sys; from xenwarden_host.cli.main import main; sys.exit(main())'"
+    return subprocess.run(
+        ["bash", "-o", "pipefail", "-c", script.replace("$X", command)],
+        check=False,
+        capture_output=True,
+        text=True,
+        env={**os.environ, "PYTHONPATH": str(ROOT / "dom0"), **environment},
+    )
+
+
+@pytest.mark.parametrize("words", ["--help", "list --help", "policy default", "version", "--json version"])
+@pytest.mark.parametrize(
+    ("where", "said"),
+    [("| true", ""), (">&-", ""), ("> /dev/full", "xenwarden: cannot write: No space left on device\n")],
+    ids=["reader-gone", "closed", "disk-full"],
+)
+def test_output_that_goes_nowhere_is_no_traceback(words: str, where: str, said: str) -> None:
+    assert shell(f"$X {words} {where}").stderr == said
+
+
+def test_locale_that_lacks_a_letter_gets_a_question_mark(tmp_path: Path) -> None:
+    done = shell(f"$X policy check '{tmp_path}/büro'", LC_ALL="C", PYTHONUTF8="0", PYTHONCOERCECLOCALE="0")
+    assert done.stderr.startswith(f"xenwarden: {tmp_path}/b??ro: cannot be read")
+
+
+WHY = "TCP SYN without ACK sent: 5,000/s, usual is up to 99.6/s; 98 % of packets sent are TCP SYN without ACK"
+LONG = "a-very-long-name-of-a-virtual-machine-that-exists"
+
+
+def test_table_fits_a_terminal_and_is_whole_elsewhere(monkeypatch: pytest.MonkeyPatch) -> None:
+    header, rows = ("Name", "Value", "Why"), [("büro-日本語", 10.0, WHY), (LONG, 1234.5, WHY)]
+    whole = output.table(header, rows)
+    assert WHY in whole
+    assert LONG in whole
+    monkeypatch.setattr(output, "_terminal_columns", lambda: 80)
+    narrow = output.table(header, rows)
+    assert max(map(len, narrow.splitlines())) <= 80
+    assert " ".join(narrow.split()).count("98 % of packets sent") == 2
+    assert "büro-日本語  " in narrow
+    monkeypatch.setattr(output, "_terminal_columns", lambda: 400)
+    assert output.table(header, rows) == whole
+
+
+def test_wide_letters_and_marks_keep_the_columns_straight() -> None:
+    lines = output.table(("Name", "ID"), [("日本語", 1), ("e\u0301te\u0301", 2), ("abcdef", 3)]).splitlines()
+    assert lines == ["Name    ID", "日本語   1", "e\u0301te\u0301      2", "abcdef   3"]
+
+
+@pytest.mark.parametrize("words", [["list"], ["--json", "list"]])
+def test_list_loads_nothing_that_costs(tmp_path: Path, words: list[str]) -> None:
+    """A command's time is its imports; json and socket alone would double it."""
+    listener = socket.socket(socket.AF_UNIX)
+    listener.bind(str(tmp_path / "s"))
+    listener.listen(1)
+    answer = {"vms": [], "notices": ["a sentence"], "kill_switch": None, "daemon": {"up_s": 1.5}}
+    code = (
+        "import sys; from xenwarden_host.cli.main import main; main(sys.argv[1:]); "
+        "print(*sys.modules, file=sys.stderr)"
+    )
+    process = subprocess.Popen(
+        [sys.executable, "-S", "-c", code, "--socket", str(tmp_path / "s"), *words],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        env={"PYTHONPATH": str(ROOT / "dom0"), "PATH": ""},
+        text=True,
+    )
+    connection, _address = listener.accept()
+    assert json.loads(connection.recv(4096)) == {"do": "list"}
+    connection.sendall(json.dumps({"ok": True, "result": answer}).encode() + b"\n")
+    out, err = process.communicate(timeout=30)
+    connection.close()
+    listener.close()
+    assert process.returncode == 0
+    assert out.startswith("Name  ID") if words == ["list"] else json.loads(out) == answer
+    costly = {"enum", "re", "json", "socket", "typing", "collections", "contextlib", "functools", "pathlib"}
+    costly |= {"argparse", "dataclasses", "sqlite3", "textwrap", "yaml", "_cffi_backend", "xenwarden_channel"}
+    assert not costly & set(err.split())
+
+
+JSON = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False) | st.text(),
+    lambda inner: st.lists(inner) | st.dictionaries(st.text(), inner),
+)
+
+
+@given(JSON)
+def test_lean_json_writes_and_reads_as_the_library_does(value: object) -> None:
+    assert lean.dumps(value) == json.dumps(value)
+    assert lean.dumps(value, indent=2) == json.dumps(value, indent=2)
+    assert lean.loads(json.dumps(value)) == value
+
+
+@pytest.mark.parametrize("text", ["", "x", "[", '{"a": }', '"\\ud"', '"' + "\n" + '"'])
+def test_lean_json_refuses_what_the_library_refuses(text: str) -> None:
+    with pytest.raises(ValueError):  # noqa: PT011  each parser has its own words
+        lean.loads(text)
