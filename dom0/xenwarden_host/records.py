@@ -123,7 +123,7 @@ class LimitStatus:
     value: int
     original: str | None  # as it was found, in words that the kind can restore exactly
     state: LimitState
-    owner: str  # "hsem" or "operator:NAME"
+    owner: str  # "hsem", "hrem" or "operator:NAME"
     why: str
     since_unix_s: float
     detail: str = ""  # the sentence of a state that is not SET
