@@ -148,7 +148,7 @@ class Warden:
         vms = self.tracker.vms()
         self.engine.lift_all(None)
         self._reconcile(vms)
-        self.desk.take_back_all(vms)
+        self.desk.take_back(vms, vms.keys())
 
     def close(self) -> None:
         """Close the database, the journals and what HREM reads."""
