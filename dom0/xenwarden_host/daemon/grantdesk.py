@@ -104,9 +104,9 @@ class GrantDesk:
                 self._look_whether_needed(id_, vms[id_[0]], now_s)
         self._reconcile(vms, now_s)
 
-    def take_back_all(self, vms: Mapping[str, Guest]) -> None:
-        """Take back everything now, since nobody would later."""
-        for id_ in list(self.book.wants):
+    def take_back(self, vms: Mapping[str, Guest], uuids: Collection[str]) -> None:
+        """Take back now what these VMs were granted: nobody would later."""
+        for id_ in [id_ for id_ in self.book.wants if id_[0] in uuids]:
             self.book.end(id_)
         self._reconcile(vms, self._clock.monotonic())
 

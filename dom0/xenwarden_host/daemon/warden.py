@@ -154,8 +154,14 @@ class Warden:
             if self.policy.vm(uuid, name).fail_safe is FailSafe.RELEASE:
                 self.engine.lift_all(uuid)
         self._reconcile(vms)
-        if self.policy.fail_safe is FailSafe.RELEASE:
-            self.desk.take_back_all(vms)
+        self.desk.take_back(
+            vms,
+            [
+                u
+                for u, guest in vms.items()
+                if self.policy.vm(u, guest.info.name).fail_safe is FailSafe.RELEASE
+            ],
+        )
 
     def close(self) -> None:
         """Close the database, the journals and what HREM reads."""
