@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import json
+import signal
 import sys
 
 from xenwarden_host import __version__
@@ -256,6 +257,33 @@ def run_version(parsed: Parsed) -> int:
     return 0
 
 
+def run_record(parsed: Parsed) -> int:
+    """Record what enters the core."""
+    from xenwarden_host.cli.recording import record  # noqa: PLC0415  runs rarely
+
+    path = parsed.options["output"]
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # the end is the same
+    answer = record(_client(parsed), path, anonymise="anonymise" in parsed.options)
+    if "json" in parsed.options:
+        _print_json(answer)
+    else:
+        print(f"{path}: {answer['ticks']} ticks, {answer['bytes']} bytes, {answer['ended']}")
+    return 0
+
+
+def run_replay(parsed: Parsed) -> int:
+    """Run the core on recordings."""
+    # The core is heavy, and needs no daemon.
+    from xenwarden_host.cli.replaying import replay  # noqa: PLC0415
+
+    return replay(
+        parsed.arguments,
+        parsed.options.get("policy"),
+        as_json="json" in parsed.options,
+        skip_bad="skip_bad" in parsed.options,
+    )
+
+
 RUN: dict[str, Callable[[Parsed], int]] = {
     "list": run_list,
     "show": run_show,
@@ -265,5 +293,7 @@ RUN: dict[str, Callable[[Parsed], int]] = {
     "events": run_events,
     "policy": run_policy,
     "kill-switch": run_kill_switch,
+    "record": run_record,
+    "replay": run_replay,
     "version": run_version,
 }

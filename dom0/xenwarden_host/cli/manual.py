@@ -47,8 +47,8 @@ def man_page() -> str:
         ".SH JSON",
         "With",
         ".B \\-\\-json",
-        "each verb prints one JSON value (events: one object on each line). Names below are stable; names",
-        "are only added. [] stands for each element of a list. limits and release print a list of such",
+        "each verb prints one JSON value (events and replay: one object on each line). Names below are stable;",
+        "names are only added. [] stands for each element of a list. limits and release print a list of such",
         "objects, the others one object.",
     ]
     for verb in VERBS:
@@ -120,14 +120,14 @@ def completion() -> str:
         "  local word=${COMP_WORDS[COMP_CWORD]} verb= count=0 index",
         "  for ((index = 1; index < COMP_CWORD; index++)); do",
         "    case ${COMP_WORDS[index]} in",
-        "      --socket | -n | --lines) ((index++)) ;;",
+        "      --socket | -n | --lines | -o | --output | --policy) ((index++)) ;;",
         "      -*) ;;",
         "      *) if [[ -z $verb ]]; then verb=${COMP_WORDS[index]}; else ((count++)); fi ;;",
         "    esac",
         "  done",
         "  COMPREPLY=()",
         '  case "${COMP_WORDS[COMP_CWORD - 1]}" in',
-        '    --socket) mapfile -t COMPREPLY < <(compgen -f -- "$word"); return ;;',
+        '    --socket | -o | --output | --policy) mapfile -t COMPREPLY < <(compgen -f -- "$word"); return ;;',
         "    -n | --lines) return ;;",
         "  esac",
         '  case "$verb:$count" in',
@@ -140,7 +140,8 @@ def completion() -> str:
             elif argument.metavar == DOMAIN:
                 lines.append(f"    {verb.name}:{index}) _xenwarden_domains ;;")
             elif argument.metavar == FILE:
-                lines.append(f'    {verb.name}:{index}) mapfile -t COMPREPLY < <(compgen -f -- "$word") ;;')
+                place = "*" if argument.many else index
+                lines.append(f'    {verb.name}:{place}) mapfile -t COMPREPLY < <(compgen -f -- "$word") ;;')
     lines += [
         "  esac",
         "  [[ $word == -* ]] || return",

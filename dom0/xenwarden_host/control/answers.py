@@ -26,6 +26,8 @@ if TYPE_CHECKING:
     from xenwarden_host.records import LimitStatus
 
 _MAX_EVENTS = 1000
+EVENTS = "event"  # the streams that a client may follow
+RECORDING = "lines"
 
 
 class Answers:
@@ -36,8 +38,8 @@ class Answers:
         self._policy_file = policy_file
         self._xen_version = xen_version
 
-    def answer(self, request: dict[str, Any], peer: Peer, role: Role) -> tuple[Any, bool]:
-        """Return the result and whether the client follows events from now on.
+    def answer(self, request: dict[str, Any], peer: Peer, role: Role) -> tuple[Any, str | None]:
+        """Return the result and which stream the client follows from now on, None for none.
 
         Raises:
             XenwardenError: a sentence for the user.
@@ -55,7 +57,10 @@ class Answers:
                 f"{do} needs the role {needed.name.lower()}; user {peer.user} has {role.name.lower()}",
                 hint="see the roles in `xenwarden policy show`",
             )
-        return command(self, request, peer.user), do == "events" and request.get("follow") is True
+        result = command(self, request, peer.user)
+        if do == "record":
+            return result, RECORDING
+        return result, EVENTS if do == "events" and request.get("follow") is True else None
 
     # --- looking ---------------------------------------------------------------------------------
 
@@ -187,6 +192,13 @@ class Answers:
     def _version(self, _request: Mapping[str, Any], _user: str) -> dict[str, str]:
         return {"daemon": __version__, "xen": self._xen_version}
 
+    def _record(self, _request: Mapping[str, Any], user: str) -> dict[str, Any]:
+        """Begin a recording; its lines follow with the ticks. Only one at a time."""
+        return {
+            "header": self._warden.start_recording(f"operator:{user}"),
+            "max_bytes": self._warden.policy.recording.max_mb * 1_000_000,
+        }
+
     # --- steering --------------------------------------------------------------------------------
 
     def _release(self, request: Mapping[str, Any], user: str) -> list[dict[str, Any]]:
@@ -284,6 +296,7 @@ _COMMANDS: dict[str, tuple[Role, Callable[[Answers, Mapping[str, Any], str], Any
     "events": (Role.VIEWER, Answers._events),  # noqa: SLF001
     "policy": (Role.VIEWER, Answers._policy),  # noqa: SLF001
     "version": (Role.VIEWER, Answers._version),  # noqa: SLF001
+    "record": (Role.ADMIN, Answers._record),  # noqa: SLF001
     "release": (Role.OPERATOR, Answers._release),  # noqa: SLF001
     "kill-switch": (Role.ADMIN, Answers._kill_switch),  # noqa: SLF001
 }
