@@ -47,9 +47,9 @@ def man_page() -> str:
         ".SH JSON",
         "With",
         ".B \\-\\-json",
-        "each verb prints one JSON value (events and replay: one object on each line). Names below are stable;",
-        "names are only added. [] stands for each element of a list. limits and release print a list of such",
-        "objects, the others one object.",
+        "each verb prints one JSON value (events and replay: one object on each line). Names below are",
+        "stable; names are only added. [] stands for each element of a list. limits and release print a",
+        "list of such objects, the others one object.",
     ]
     for verb in VERBS:
         lines += [f".SS {_roff(verb.name)}", ".PD 0"]

@@ -306,9 +306,9 @@ VERBS = (
         "record",
         "Record what enters the decision core, for replay.",
         "Writes one JSON object on each line, from the next tick until interrupted (Ctrl-C or SIGTERM), "
-        "until xenwardend ends, or until the file has recording.max_mb of the policy. FILE is made new and for "
-        "root alone; where the disk is full it ends with the last whole tick. One recording at a time. It holds "
-        "signals, states and limits, names and UUIDs of VMs; no addresses. The format is told in "
+        "until xenwardend ends, or until the file has recording.max_mb of the policy. FILE is made new and "
+        "for root alone; where the disk is full it ends with the last whole tick. One recording at a time. "
+        "It holds signals, states and limits, names and UUIDs of VMs; no addresses. The format is told in "
         "recording-format.md beside xenwarden's source.",
         options=(
             Option(("-o", "--output"), "Write to FILE.", metavar=FILE),
@@ -329,8 +329,8 @@ VERBS = (
         "replay",
         "Run the decision core on recordings and say what it decides.",
         "Each FILE is a host of its own. Prints each alarm, level, limit, change of state and verdict with "
-        "its time in the recording. The same files and policy give the same output, byte for byte. Needs neither "
-        "a daemon nor Xen. A line that is wrong ends it with file, line and reason.",
+        "its time in the recording. The same files and policy give the same output, byte for byte. Needs "
+        "neither a daemon nor Xen. A line that is wrong ends it with file, line and reason.",
         arguments=(Argument(FILE, many=True),),
         options=(
             Option(("--policy",), "Decide by this policy, not by what is shipped.", metavar=FILE),

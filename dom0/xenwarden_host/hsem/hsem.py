@@ -71,6 +71,8 @@ class Hsem:
         host = Host(views, self._vms, self._policy.neighbours, self._history.upper, self._masked_of)
         for view in snapshot.vms:
             vm = self._vms[view.uuid]
+            if _says_nothing(vm, view):
+                continue
             masks = self._masks[view.uuid]
             self._learn(vm, view, masks, now_s)
             if not view.paused:
@@ -241,6 +243,16 @@ class Hsem:
             if plain or now_s - vm.seen_s > self._policy.release.repeat_s:
                 del self._vms[uuid]
             self._masks.pop(uuid, None)
+
+
+def _says_nothing(vm: Vm, view: VmView) -> bool:
+    """Tell whether nothing was measured of the VM in this tick, and nothing was to be expected."""
+    return (
+        not view.hrem
+        and not view.report_is_new
+        and vm.state is VmState.NORMAL
+        and view.agent is AgentState.ALIVE
+    )
 
 
 def _said_again(vm: Vm) -> list[Action]:

@@ -89,19 +89,29 @@ class Machine:
             latch = None if vm.case is None else vm.case.raise_latches.setdefault(spec.name, {})
             outcome = rule.raises(turn.sight, latch)
             if outcome is None:
-                vm.streaks.pop(spec.name, None)
-                if not rule.is_blind(turn.sight):
-                    vm.told.pop(spec.name, None)
-                    if spec.distrust:
-                        vm.distrusted = False
+                if (vm.streaks or vm.told or vm.distrusted) and not rule.has_nothing(turn.sight):
+                    vm.streaks.pop(spec.name, None)
+                    if not rule.is_blind(turn.sight):
+                        vm.told.pop(spec.name, None)
+                        if spec.distrust:
+                            vm.distrusted = False
                 continue
             streak = vm.streaks.setdefault(spec.name, Streak(now_s, 0))
-            streak.count += 1
+            streak.count += self._worth(turn) if rule.by_report else 1
             strong = outcome.strength is not None and outcome.strength >= detect.at_once
             enough = (strong or streak.count >= detect.running) and now_s - streak.since_s >= spec.for_s
             if enough and spec.distrust:
                 vm.distrusted = True
             yield Fired(rule, outcome, enough)
+
+    def _worth(self, turn: Turn) -> int:
+        """Return how many observations this one is worth: a report of a minute says what twelve say of 5 s.
+
+        The interval is the agent's own word. One that claims too much is judged the sooner, itself only.
+        """
+        if not turn.fresh:
+            return 1
+        return max(1, int(_covered_s(turn) // self._policy.levels.level1_s))
 
     def _alerted(self, turn: Turn, item: Fired, out: list[Action]) -> bool:
         """Tell an admin where that is all that may be done; return whether it is."""
@@ -147,6 +157,8 @@ class Machine:
         old, vm.state = vm.state, VmState.WATCHED
         # Above all ids of an earlier daemon, whose questions the agent may have answered.
         case = vm.case = Case(now_s, int(turn.snapshot.unix_s), now_s)
+        case.lead_s = max(0.0, _covered_s(turn) - self._policy.levels.level1_s)
+        case.observations = self._worth(turn) - 1
         vm.since_s = now_s
         vm.calm_since_s = None
         self._history.freeze(vm.uuid, frozen=True)
@@ -163,12 +175,15 @@ class Machine:
         out += self._limiter.provisional(turn)
         out.append(Ask(vm.uuid, case.ask_id))
         self._look(turn, [rule for rule, _outcome in raising])
+        if case.lead_s:
+            self._judge(turn, out)
 
     def _watched(self, turn: Turn, fired: list[Fired], rules: Iterable[Rule], out: list[Action]) -> None:
         vm, view = turn.vm, turn.view
         case = case_of(vm)
         if turn.fresh or (not turn.trusted and view.hrem):
-            case.observations += 1
+            case.observations += self._worth(turn)
+            case.looked = True
         case.offered_pps = max(case.offered_pps, view.hrem.get("vif_tx_pps", 0.0))
         if view.answer is not None and view.answer.ask_id == case.ask_id:
             case.answer = view.answer
@@ -282,9 +297,10 @@ class Machine:
             latch = case.convict_latches.setdefault(rule.spec.name, {})
             outcome = rule.convicts(turn.sight, latch)
             if outcome is not None:
-                finding.hits += 1
+                known = finding.convicts
+                finding.hits += self._worth(turn) if rule.by_report else 1
                 finding.last_s = case.unusual_s = turn.sight.now_s
-                if finding.hits <= finding.needs or (outcome.strength or 0.0) >= finding.strength:
+                if not known or (outcome.strength or 0.0) >= finding.strength:
                     finding.evidence = outcome.evidence
                 finding.strength = max(finding.strength, outcome.strength or 0.0)
         for flow in turn.sight.host.flooders(turn.vm.uuid):
@@ -295,10 +311,14 @@ class Machine:
         vm, now_s, watch = turn.vm, turn.sight.now_s, self._policy.watch
         case = case_of(vm)
         age_s = now_s - case.opened_s
-        heard = case.answer is not None or age_s >= watch.answer_wait_s
-        ready = heard and age_s >= watch.min_s and case.observations >= watch.min_observations
-        # An agent that stays at level 1 needs that long for as many reports.
-        overdue = age_s >= max(watch.max_s, watch.min_observations * self._policy.levels.level1_s)
+        seen_s = age_s + case.lead_s
+        heard = case.answer is not None or seen_s >= watch.answer_wait_s
+        ready = heard and seen_s >= watch.min_s and case.observations >= watch.min_observations
+        # An agent that stays at level 1 needs that long for as many reports. Time alone decides nothing,
+        # where what is seen of the VM comes less often.
+        overdue = age_s >= max(watch.max_s, watch.min_observations * self._policy.levels.level1_s) and (
+            case.looked or not turn.trusted
+        )
         if not ready and not overdue:
             return
         guilty = case.of(RuleKind.ORIGINATED, convicted=True)
@@ -394,4 +414,10 @@ def _order(vm: Vm, level: Level, why: str) -> list[Action]:
 
 def _informed(turn: Turn) -> bool:
     """Tell whether enough is seen of the VM to call it calm."""
-    return turn.trusted or "vif_tx_pps" in turn.view.hrem
+    return (turn.trusted and turn.fresh) or "vif_tx_pps" in turn.view.hrem
+
+
+def _covered_s(turn: Turn) -> float:
+    """Return how many seconds the agent's report covers that is new in this tick."""
+    report = turn.view.report
+    return report.interval_s if turn.fresh and report is not None else 0.0

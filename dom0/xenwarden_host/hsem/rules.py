@@ -27,12 +27,13 @@ class Outcome(NamedTuple):
 class Rule:
     """One rule of the policy."""
 
-    __slots__ = ("_convicts", "_raises", "_reads", "by_report", "spec")
+    __slots__ = ("_convicts", "_raises", "_reads", "_signals", "by_report", "spec")
 
     def __init__(self, spec: RuleSpec) -> None:
         self.spec = spec
         self._raises = [[make(item) for item in group] for group in spec.raises]
         self._convicts = [[make(item) for item in group] for group in spec.convicts]
+        self._signals = {signal for group in self._raises for item in group for signal in item.signals}
         # A rule that reads what the agent says is asked when it has said something.
         self._reads = {signal for group in self._raises for item in group for signal in item.corruptible}
         self.by_report = any(
@@ -49,6 +50,10 @@ class Rule:
     def is_blind(self, sight: Sight) -> bool:
         """Tell whether a limit of ours corrupts what the rule would see: its silence says little."""
         return not sight.masked.isdisjoint(self._reads)
+
+    def has_nothing(self, sight: Sight) -> bool:
+        """Tell whether nothing was measured of what the rule reads: its silence says nothing."""
+        return bool(self._signals) and self._signals.isdisjoint(sight.signals)
 
     def tries(self, sight: Sight) -> Outcome | None:
         """Return what the VM still does, for one that is limited: what the limit corrupts is left out."""

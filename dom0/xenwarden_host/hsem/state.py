@@ -64,6 +64,8 @@ class Case:
     ask_id: int
     unusual_s: float  # when something unusual was last seen
     observations: int = 0
+    lead_s: float = 0.0  # that the observation which opened it covers, beyond an interval of level 1
+    looked: bool = False  # seen again since
     offered_pps: float = 0.0  # the most that dom0 saw it send
     answer: Answer | None = None
     findings: dict[str, Finding] = field(default_factory=dict)  # by rule

@@ -102,7 +102,7 @@ def test_page_tells_every_member(tmp_path: Path) -> None:
     del tmp_path
 
 
-@pytest.mark.parametrize("every_s", [1, 5])
+@pytest.mark.parametrize("every_s", [1, 5, 60, 300, 600])
 @pytest.mark.parametrize("vms", [1, 3])
 def test_any_interval_and_number_of_vms_ends_in_a_verdict(tmp_path: Path, every_s: float, vms: int) -> None:
     lines = flood(40 * every_s, 60 * every_s, every_s, vms)
