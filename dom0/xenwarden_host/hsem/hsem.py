@@ -31,6 +31,7 @@ if TYPE_CHECKING:
 
 _NOTHING: frozenset[str] = frozenset()
 _EXPIRE_EVERY_S = 3600.0
+_FADE = 0.8  # of what was before, at each ordinary report: some reports back is forgotten
 
 
 class Hsem:
@@ -57,6 +58,7 @@ class Hsem:
         self._machine = Machine(policy, self._history)
         self._rules = compile_rules(policy.rules)
         self._tick_rules = tuple(rule for rule in self._rules if not rule.by_report)
+        self._remembered = {signal for rule in self._rules for signal in rule.remembers}
         self._policies: dict[str, tuple[str, VmPolicy]] = {}  # by UUID: the name it was for
 
     def decide(self, snapshot: Snapshot) -> list[Action]:
@@ -198,6 +200,7 @@ class Hsem:
             now_s=now_s,
             signals={**report.signals, **view.hrem} if fresh and report else view.hrem,
             upper=lambda signal: upper(uuid, signal),
+            before=vm.before,
             masked=masks,
             traffic=vm.traffic,
             limits={key: value for key, value in vm.limits.items() if key in view.held} if vm.limits else {},
@@ -225,6 +228,10 @@ class Hsem:
         if view.report is not None and view.report_is_new and self._trusts(vm, view):
             signals = {name: value for name, value in view.report.signals.items() if name not in masks}
             self._history.learn(view.uuid, signals, view.report.interval_s, now_s)
+            before = vm.before
+            for name in self._remembered & signals.keys():
+                value = signals[name]
+                before[name] = value + _FADE * (before.get(name, value) - value)
         counted = vm.counted
         for name, value in view.hrem.items():
             if name not in masks and value >= counted.get(name, 0.0):

@@ -48,6 +48,8 @@ class Machine:
     def step(self, turn: Turn, rules: Iterable[Rule]) -> list[Action]:
         """Return what follows from one VM's tick; `rules` are those that may be asked in this tick."""
         out: list[Action] = []
+        if turn.fresh:
+            _hear(turn)
         fired = [item for item in self._fired(turn, rules) if not self._alerted(turn, item, out)]
         match turn.vm.state:
             case VmState.NORMAL:
@@ -105,13 +107,10 @@ class Machine:
             yield Fired(rule, outcome, enough)
 
     def _worth(self, turn: Turn) -> int:
-        """Return how many observations this one is worth: a report of a minute says what twelve say of 5 s.
-
-        The interval is the agent's own word. One that claims too much is judged the sooner, itself only.
-        """
+        """Return how many observations this one is worth: a minute in one is twelve times 5 s."""
         if not turn.fresh:
             return 1
-        return max(1, int(_covered_s(turn) // self._policy.levels.level1_s))
+        return max(1, int(turn.vm.covered_s // self._policy.levels.level1_s))
 
     def _alerted(self, turn: Turn, item: Fired, out: list[Action]) -> bool:
         """Tell an admin where that is all that may be done; return whether it is."""
@@ -157,7 +156,8 @@ class Machine:
         old, vm.state = vm.state, VmState.WATCHED
         # Above all ids of an earlier daemon, whose questions the agent may have answered.
         case = vm.case = Case(now_s, int(turn.snapshot.unix_s), now_s)
-        case.lead_s = max(0.0, _covered_s(turn) - self._policy.levels.level1_s)
+        if turn.fresh:
+            case.lead_s = max(0.0, vm.covered_s - self._policy.levels.level1_s)
         case.observations = self._worth(turn) - 1
         vm.since_s = now_s
         vm.calm_since_s = None
@@ -172,11 +172,12 @@ class Machine:
         for rule in rules:
             if turn.hears(rule):
                 rule.convicts(turn.sight, case.convict_latches.setdefault(rule.spec.name, {}))
-        out += self._limiter.provisional(turn)
-        out.append(Ask(vm.uuid, case.ask_id))
         self._look(turn, [rule for rule, _outcome in raising])
         if case.lead_s:
             self._judge(turn, out)
+        if vm.case is case and vm.state is VmState.WATCHED:
+            out += self._limiter.provisional(turn)
+            out.append(Ask(vm.uuid, case.ask_id))
 
     def _watched(self, turn: Turn, fired: list[Fired], rules: Iterable[Rule], out: list[Action]) -> None:
         vm, view = turn.vm, turn.view
@@ -338,7 +339,7 @@ class Machine:
             pass  # whether it is a victim hangs on the verdict over another
         elif calm:
             self._acquit(turn, "it is over, and proves nothing", out)
-        elif age_s >= watch.acquit_s and not any(item.hits for item in case.findings.values()):
+        elif seen_s >= watch.acquit_s and not any(item.hits for item in case.findings.values()):
             self._acquit(turn, "it goes on, but nothing of it is an attack's way", out)
 
     def _contain(self, turn: Turn, guilty: list[Finding], also_victim: bool, out: list[Action]) -> None:
@@ -417,7 +418,10 @@ def _informed(turn: Turn) -> bool:
     return (turn.trusted and turn.fresh) or "vif_tx_pps" in turn.view.hrem
 
 
-def _covered_s(turn: Turn) -> float:
-    """Return how many seconds the agent's report covers that is new in this tick."""
-    report = turn.view.report
-    return report.interval_s if turn.fresh and report is not None else 0.0
+def _hear(turn: Turn) -> None:
+    """Note how much time the report of this tick covers: what it says itself, as far as that has passed."""
+    vm, now_s, report = turn.vm, turn.sight.now_s, turn.view.report
+    if report is not None:
+        passed_s = report.interval_s if vm.heard_s is None else now_s - vm.heard_s
+        vm.covered_s = min(report.interval_s, passed_s)
+        vm.heard_s = now_s

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from xenwarden_channel.signals import HREM, SIGNALS
 from xenwarden_host.hsem.detectors import make
+from xenwarden_host.hsem.detectors.rises import Rises
 
 if TYPE_CHECKING:
     from xenwarden_host.hsem.detectors import Detector
@@ -27,7 +28,7 @@ class Outcome(NamedTuple):
 class Rule:
     """One rule of the policy."""
 
-    __slots__ = ("_convicts", "_raises", "_reads", "_signals", "by_report", "spec")
+    __slots__ = ("_convicts", "_raises", "_reads", "_signals", "by_report", "remembers", "spec")
 
     def __init__(self, spec: RuleSpec) -> None:
         self.spec = spec
@@ -42,6 +43,15 @@ class Rule:
             for detector in group
             for signal in detector.signals
         )
+
+        # What its detectors compare with the VM's ordinary reports.
+        self.remembers = {
+            signal
+            for group in (*self._raises, *self._convicts)
+            for detector in group
+            if isinstance(detector, Rises)
+            for signal in detector.signals
+        }
 
     def raises(self, sight: Sight, latch: Latch | None = None) -> Outcome | None:
         """Return what puts the VM under suspicion now; None where nothing does."""

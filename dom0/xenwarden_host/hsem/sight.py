@@ -57,6 +57,7 @@ class Sight:
     now_s: float
     signals: Mapping[str, float]
     upper: Callable[[str], float | None]
+    before: Mapping[str, float]  # means of the last ordinary reports, of what rules compare with them
     masked: frozenset[str]
     traffic: Traffic
     limits: Mapping[LimitKey, int]  # ours, wanted and in force

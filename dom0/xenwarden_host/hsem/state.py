@@ -101,11 +101,14 @@ class Vm:
     distrusted: bool = False  # the agent does not tell the truth
     tell: bool = False  # level and limits must be said again: daemon or domain is new
     streaks: dict[str, Streak] = field(default_factory=dict)
+    heard_s: float | None = None  # when the agent last said something
+    covered_s: float = 0.0  # by that: what it says, and no more than has passed
     told: dict[str, float] = field(default_factory=dict)  # alerts that stand, when told
     settled: dict[str, Settled] = field(default_factory=dict)  # by rule
     past: dict[str, tuple[float, int]] = field(default_factory=dict)  # rule → when, hits without a verdict
     masked_until: dict[LimitKey, float] = field(default_factory=dict)
     traffic: Traffic = field(default_factory=Traffic)
+    before: dict[str, float] = field(default_factory=dict)  # means of the last ordinary reports
     counted: dict[str, float] = field(default_factory=dict)  # dom0's counters since, at their highest
     counted_since_s: float = 0.0
 

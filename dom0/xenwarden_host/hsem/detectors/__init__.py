@@ -16,7 +16,9 @@ from xenwarden_host.hsem.detectors.agent_state import AgentStateIs
 from xenwarden_host.hsem.detectors.flooded import Flooded
 from xenwarden_host.hsem.detectors.floods import Floods
 from xenwarden_host.hsem.detectors.packet_size import PacketSize
+from xenwarden_host.hsem.detectors.per import Per
 from xenwarden_host.hsem.detectors.presses import Presses
+from xenwarden_host.hsem.detectors.rises import Rises
 from xenwarden_host.hsem.detectors.share import Share
 from xenwarden_host.hsem.detectors.starves_neighbours import StarvesNeighbours
 from xenwarden_host.hsem.detectors.surge import Surge
@@ -56,7 +58,9 @@ DETECTORS: dict[str, type[Detector]] = {
     "flooded": Flooded,
     "floods": Floods,
     "packet-size": PacketSize,
+    "per": Per,
     "presses": Presses,
+    "rises": Rises,
     "share": Share,
     "starves-neighbours": StarvesNeighbours,
     "surge": Surge,
