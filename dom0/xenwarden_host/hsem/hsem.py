@@ -5,7 +5,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from xenwarden_channel.signals import HREM, SIGNALS
 from xenwarden_host.hsem import state
+from xenwarden_host.hsem.habit import Habit
 from xenwarden_host.hsem.machine import Machine
 from xenwarden_host.hsem.masks import STARVING, masked
 from xenwarden_host.hsem.neighbourhood import Host
@@ -30,6 +32,7 @@ if TYPE_CHECKING:
     from xenwarden_host.records import Snapshot, VmView
 
 _NOTHING: frozenset[str] = frozenset()
+_NO_SIGNALS: dict[str, float] = {}
 _EXPIRE_EVERY_S = 3600.0
 _FADE = 0.8  # of what was before, at each ordinary report: some reports back is forgotten
 
@@ -58,6 +61,10 @@ class Hsem:
         self._machine = Machine(policy, self._history)
         self._rules = compile_rules(policy.rules)
         self._tick_rules = tuple(rule for rule in self._rules if not rule.by_report)
+        self._habitual = [
+            (name, SIGNALS[name][0] == HREM, 0.5 if SIGNALS[name][1] == "%" else 0.01)
+            for name in sorted({signal for rule in self._rules for signal in rule.habitual})
+        ]
         self._remembered = {signal for rule in self._rules for signal in rule.remembers}
         self._policies: dict[str, tuple[str, VmPolicy]] = {}  # by UUID: the name it was for
 
@@ -78,6 +85,7 @@ class Hsem:
             masks = self._masks[view.uuid]
             self._learn(vm, view, masks, now_s)
             if not view.paused:
+                self._observe_habits(vm, view, masks, now_s)
                 sight = self._sight(vm, view, masks, host, now_s)
                 turn = Turn(vm, view, sight, self._trusts(vm, view), self._policy_of(view), snapshot)
                 actions += self._machine.step(turn, self._rules if turn.fresh else self._tick_rules)
@@ -195,12 +203,15 @@ class Hsem:
         report = view.report
         fresh = view.report_is_new and report is not None
         uuid, upper = view.uuid, self._history.upper
+        signals = {**report.signals, **view.hrem} if fresh and report else view.hrem
         return Sight(
             vm=view,
             now_s=now_s,
-            signals={**report.signals, **view.hrem} if fresh and report else view.hrem,
+            signals=signals,
+            over=self._history.over(uuid, signals),
             upper=lambda signal: upper(uuid, signal),
             before=vm.before,
+            habits=vm.habits,
             masked=masks,
             traffic=vm.traffic,
             limits={key: value for key, value in vm.limits.items() if key in view.held} if vm.limits else {},
@@ -241,6 +252,24 @@ class Hsem:
             self._history.learn(view.uuid, counted, span_s, now_s)
             vm.counted_since_s = now_s
             counted.clear()
+
+    def _observe_habits(self, vm: Vm, view: VmView, masks: frozenset[str], now_s: float) -> None:
+        """Take what the VM is like: its reports, and dom0's counters as often as those come."""
+        level1_s, report = self._policy.levels.level1_s, view.report
+        said = report.signals if report is not None and view.report_is_new else _NO_SIGNALS
+        for name, by_dom0, least in self._habitual:
+            value = (view.hrem if by_dom0 else said).get(name)
+            if value is None or name in masks:
+                continue
+            habit = vm.habits.get(name)
+            if habit is None:
+                habit = vm.habits[name] = Habit(least, value)
+                habit.at_s = now_s - level1_s
+            passed_s = now_s - habit.at_s
+            if passed_s >= level1_s or not by_dom0:
+                habit.at_s = now_s
+                covered_s = passed_s if by_dom0 or report is None else min(passed_s, report.interval_s)
+                habit.observe(value, max(covered_s, 0.1))
 
     def _drop_gone(self, views: Mapping[str, VmView], now_s: float) -> None:
         """Forget VMs that are gone; one that was under suspicion only after a while: it may be rebooting."""

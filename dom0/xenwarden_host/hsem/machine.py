@@ -48,8 +48,7 @@ class Machine:
     def step(self, turn: Turn, rules: Iterable[Rule]) -> list[Action]:
         """Return what follows from one VM's tick; `rules` are those that may be asked in this tick."""
         out: list[Action] = []
-        if turn.fresh:
-            _hear(turn)
+        _note_spans(turn)
         fired = [item for item in self._fired(turn, rules) if not self._alerted(turn, item, out)]
         match turn.vm.state:
             case VmState.NORMAL:
@@ -84,12 +83,16 @@ class Machine:
     def _fired(self, turn: Turn, rules: Iterable[Rule]) -> Iterator[Fired]:
         """Yield the rules that fire now, and whether that is enough to raise (hysteresis)."""
         vm, now_s, detect = turn.vm, turn.sight.now_s, self._policy.detect
+        over = turn.sight.over
         for rule in rules:
             if not turn.hears(rule):
                 continue
             spec = rule.spec
             latch = None if vm.case is None else vm.case.raise_latches.setdefault(spec.name, {})
-            outcome = rule.raises(turn.sight, latch)
+            if latch is None and rule.gate is not None and rule.gate.isdisjoint(over):
+                outcome = None
+            else:
+                outcome = rule.raises(turn.sight, latch)
             if outcome is None:
                 if (vm.streaks or vm.told or vm.distrusted) and not rule.has_nothing(turn.sight):
                     vm.streaks.pop(spec.name, None)
@@ -99,18 +102,16 @@ class Machine:
                             vm.distrusted = False
                 continue
             streak = vm.streaks.setdefault(spec.name, Streak(now_s, 0))
-            streak.count += self._worth(turn) if rule.by_report else 1
+            streak.count += self._worth(_span_s(turn, rule))
             strong = outcome.strength is not None and outcome.strength >= detect.at_once
             enough = (strong or streak.count >= detect.running) and now_s - streak.since_s >= spec.for_s
             if enough and spec.distrust:
                 vm.distrusted = True
             yield Fired(rule, outcome, enough)
 
-    def _worth(self, turn: Turn) -> int:
-        """Return how many observations this one is worth: a minute in one is twelve times 5 s."""
-        if not turn.fresh:
-            return 1
-        return max(1, int(turn.vm.covered_s // self._policy.levels.level1_s))
+    def _worth(self, span_s: float) -> int:
+        """Return how many observations of level 1 one is worth that covers so long."""
+        return max(1, int(span_s // self._policy.levels.level1_s))
 
     def _alerted(self, turn: Turn, item: Fired, out: list[Action]) -> bool:
         """Tell an admin where that is all that may be done; return whether it is."""
@@ -156,9 +157,9 @@ class Machine:
         old, vm.state = vm.state, VmState.WATCHED
         # Above all ids of an earlier daemon, whose questions the agent may have answered.
         case = vm.case = Case(now_s, int(turn.snapshot.unix_s), now_s)
-        if turn.fresh:
-            case.lead_s = max(0.0, vm.covered_s - self._policy.levels.level1_s)
-        case.observations = self._worth(turn) - 1
+        span_s = max(_span_s(turn, rule) for rule, _outcome in raising)
+        case.lead_s = max(0.0, span_s - self._policy.levels.level1_s)
+        case.observations = self._worth(case.lead_s + self._policy.levels.level1_s) - 1
         vm.since_s = now_s
         vm.calm_since_s = None
         self._history.freeze(vm.uuid, frozen=True)
@@ -183,7 +184,7 @@ class Machine:
         vm, view = turn.vm, turn.view
         case = case_of(vm)
         if turn.fresh or (not turn.trusted and view.hrem):
-            case.observations += self._worth(turn)
+            case.observations += self._worth(vm.covered_s if turn.fresh else vm.counted_s)
             case.looked = True
         case.offered_pps = max(case.offered_pps, view.hrem.get("vif_tx_pps", 0.0))
         if view.answer is not None and view.answer.ask_id == case.ask_id:
@@ -299,7 +300,7 @@ class Machine:
             outcome = rule.convicts(turn.sight, latch)
             if outcome is not None:
                 known = finding.convicts
-                finding.hits += self._worth(turn) if rule.by_report else 1
+                finding.hits += self._worth(_span_s(turn, rule))
                 finding.last_s = case.unusual_s = turn.sight.now_s
                 if not known or (outcome.strength or 0.0) >= finding.strength:
                     finding.evidence = outcome.evidence
@@ -418,10 +419,18 @@ def _informed(turn: Turn) -> bool:
     return (turn.trusted and turn.fresh) or "vif_tx_pps" in turn.view.hrem
 
 
-def _hear(turn: Turn) -> None:
-    """Note how much time the report of this tick covers: what it says itself, as far as that has passed."""
+def _note_spans(turn: Turn) -> None:
+    """Note how much time is covered by what is new in this tick: of what an agent claims, what has passed."""
     vm, now_s, report = turn.vm, turn.sight.now_s, turn.view.report
-    if report is not None:
+    if turn.fresh and report is not None:
         passed_s = report.interval_s if vm.heard_s is None else now_s - vm.heard_s
         vm.covered_s = min(report.interval_s, passed_s)
         vm.heard_s = now_s
+    if turn.view.hrem:
+        vm.counted_s = 0.0 if vm.measured_s is None else now_s - vm.measured_s
+        vm.measured_s = now_s
+
+
+def _span_s(turn: Turn, rule: Rule) -> float:
+    """Return how much time is covered by what the rule sees in this tick."""
+    return turn.vm.covered_s if rule.by_report else turn.vm.counted_s

@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, NamedTuple
 from xenwarden_channel.signals import HREM, SIGNALS
 from xenwarden_host.hsem.detectors import make
 from xenwarden_host.hsem.detectors.rises import Rises
+from xenwarden_host.hsem.detectors.surge import Surge
+from xenwarden_host.hsem.detectors.unlike import Unlike
 
 if TYPE_CHECKING:
     from xenwarden_host.hsem.detectors import Detector
@@ -28,12 +30,27 @@ class Outcome(NamedTuple):
 class Rule:
     """One rule of the policy."""
 
-    __slots__ = ("_convicts", "_raises", "_reads", "_signals", "by_report", "remembers", "spec")
+    __slots__ = (
+        "_convicts",
+        "_raises",
+        "_reads",
+        "_signals",
+        "by_report",
+        "gate",
+        "habitual",
+        "remembers",
+        "spec",
+    )
 
     def __init__(self, spec: RuleSpec) -> None:
         self.spec = spec
         self._raises = [[make(item) for item in group] for group in spec.raises]
         self._convicts = [[make(item) for item in group] for group in spec.convicts]
+        # It can raise only where one of these is over what is usual. None: it has a group without a surge.
+        gates = [
+            next((item.gate for item in group if isinstance(item, Surge)), None) for group in self._raises
+        ]
+        self.gate = None if None in gates else frozenset(gate for gate in gates if gate is not None)
         self._signals = {signal for group in self._raises for item in group for signal in item.signals}
         # A rule that reads what the agent says is asked when it has said something.
         self._reads = {signal for group in self._raises for item in group for signal in item.corruptible}
@@ -44,12 +61,16 @@ class Rule:
             for signal in detector.signals
         )
 
-        # What its detectors compare with the VM's ordinary reports.
-        self.remembers = {
+        # What its detectors compare with the VM's ordinary reports, and with all that it did in days.
+        self.remembers = self._signals_of(Rises)
+        self.habitual = self._signals_of(Unlike)
+
+    def _signals_of(self, kind: type[Detector]) -> set[str]:
+        return {
             signal
             for group in (*self._raises, *self._convicts)
             for detector in group
-            if isinstance(detector, Rises)
+            if isinstance(detector, kind)
             for signal in detector.signals
         }
 

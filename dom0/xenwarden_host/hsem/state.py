@@ -13,6 +13,7 @@ from xenwarden_host.records import Evidence, Level, LimitKey, VmState
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
+    from xenwarden_host.hsem.habit import Habit
     from xenwarden_host.hsem.rules import Latch
     from xenwarden_host.hsem.sight import Flow
     from xenwarden_host.records import Answer
@@ -103,12 +104,15 @@ class Vm:
     streaks: dict[str, Streak] = field(default_factory=dict)
     heard_s: float | None = None  # when the agent last said something
     covered_s: float = 0.0  # by that: what it says, and no more than has passed
+    measured_s: float | None = None  # when dom0 last counted
+    counted_s: float = 0.0  # the time that those counts cover
     told: dict[str, float] = field(default_factory=dict)  # alerts that stand, when told
     settled: dict[str, Settled] = field(default_factory=dict)  # by rule
     past: dict[str, tuple[float, int]] = field(default_factory=dict)  # rule → when, hits without a verdict
     masked_until: dict[LimitKey, float] = field(default_factory=dict)
     traffic: Traffic = field(default_factory=Traffic)
     before: dict[str, float] = field(default_factory=dict)  # means of the last ordinary reports
+    habits: dict[str, Habit] = field(default_factory=dict)  # by signal
     counted: dict[str, float] = field(default_factory=dict)  # dom0's counters since, at their highest
     counted_since_s: float = 0.0
 

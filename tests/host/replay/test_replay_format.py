@@ -197,3 +197,24 @@ def test_parser_is_total(text: str | bytes) -> None:
         return
     assert 0 <= line.t <= 1e15
     assert all(0 <= value <= 1e15 for value in (*line.guest.values(), *line.dom0.values()))
+
+
+@pytest.mark.parametrize("signal", ["cpu_pct", "vcpu_pct", "rx_bps"])
+@pytest.mark.parametrize("every_s", [300, 600])
+def test_one_counter_alone_is_alarmed_where_it_is_unlike_itself(
+    tmp_path: Path, signal: str, every_s: int
+) -> None:
+    lines = []
+    day = 86400 // every_s
+    for step in range(6 * day):
+        # A course of the day, an hourly job, and in the fifth day two hours of more than ever.
+        value = 20 + 8 * ((step % day) / day) + (25 if step % (3600 // every_s) == 0 else 0) + step % 3
+        if 4.5 * day <= step < 4.5 * day + 7200 / every_s:
+            value += 40
+        lines.append({"t": step * every_s, "vm": "a", "signals": {signal: value}})
+    events = replay(write(tmp_path / "a.jsonl", lines, {"xenwarden_recording": 1, "interval_s": every_s}))
+    alarms = [event["t"] for event in events if event["event"] == "alarm"]
+    begun_s = 4.5 * 86400
+    assert alarms
+    assert all(begun_s <= t <= begun_s + 4 * 3600 for t in alarms)
+    assert {event["event"] for event in events} == {"alarm", "end"}

@@ -24,6 +24,7 @@ from xenwarden_host.hsem.detectors.starves_neighbours import StarvesNeighbours
 from xenwarden_host.hsem.detectors.surge import Surge
 from xenwarden_host.hsem.detectors.unanswered import Unanswered
 from xenwarden_host.hsem.detectors.understates import Understates
+from xenwarden_host.hsem.detectors.unlike import Unlike
 from xenwarden_host.hsem.detectors.unprovoked import Unprovoked
 
 if TYPE_CHECKING:
@@ -66,6 +67,7 @@ DETECTORS: dict[str, type[Detector]] = {
     "surge": Surge,
     "unanswered": Unanswered,
     "understates": Understates,
+    "unlike": Unlike,
     "unprovoked": Unprovoked,
 }
 
