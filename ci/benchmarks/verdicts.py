@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from benchmarks.figures import Figure
     from vmdays.generate import Episode, HostDay
 
-FIRST_SEED = 10_000
+FIRST_SEED = 500_000
 VMS_PER_HOST = 5
 INTERVAL_S = 60.0
 HOLD_S = 600.0
