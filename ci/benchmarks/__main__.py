@@ -20,7 +20,9 @@ def groups() -> list[str]:
     """Return the names of the groups that exist, from the files beside this one."""
     here = Path(__file__).parent
     return sorted(
-        path.stem for path in here.glob("*.py") if path.stem not in {"__init__", "__main__", "figures"}
+        path.stem
+        for path in here.glob("*.py")
+        if path.stem not in {"__init__", "__main__", "baselines", "figures"}
     )
 
 

@@ -37,11 +37,11 @@ class Audit:
     def __init__(self, database: Database, clock: Clock) -> None:
         self._database = database
         self._clock = clock
-        self._subscribers: list[Callable[[dict[str, Any]], None]] = []
+        self._subscribers: list[Callable[[dict[str, Any]], object]] = []
         self._next_complaint_s = 0.0
         self.lost = 0  # entries that did not reach the database
 
-    def subscribe(self, callback: Callable[[dict[str, Any]], None]) -> None:
+    def subscribe(self, callback: Callable[[dict[str, Any]], object]) -> None:
         """Have `callback` called with each entry from now on."""
         self._subscribers.append(callback)
 

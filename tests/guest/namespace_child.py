@@ -130,6 +130,8 @@ def down_and_up() -> dict[str, object]:
 
 def bridged() -> dict[str, object]:
     """Be dom0 with a bridge between two guests; return the signals of forwarded and of own frames."""
+    # No neighbour discovery of the kernel's between our frames.
+    Path("/proc/sys/net/ipv6/conf/default/disable_ipv6").write_text("1")
     ip("link", "add", "xenbr0", "address", MAC_BRIDGE, "type", "bridge")
     for guest in ("vif1.0", "vif2.0"):
         ip("link", "add", guest, "type", "veth", "peer", "name", f"far{guest[3]}")

@@ -5,7 +5,6 @@ from __future__ import annotations
 
 import sys
 
-from xenwarden_channel.signals import SIGNALS
 from xenwarden_host import __version__
 from xenwarden_host.cli.output import clock_time, colour, printable, span, table
 from xenwarden_host.cli.parser import UsageError
@@ -144,6 +143,8 @@ def run_show(parsed: Parsed) -> int:
         if rows:
             print("\n" + table(("Signal", "Value", "Usual up to", "Unit", "From"), rows))
     if vm["devices"] and "verbose" in parsed.options:
+        from xenwarden_channel.signals import SIGNALS  # noqa: PLC0415  no other verb needs it
+
         counted = [
             (device, name, _float(value), SIGNALS[name][1])
             for device, rates in vm["devices"].items()
@@ -467,6 +468,35 @@ def run_version(parsed: Parsed) -> int:
     return 0
 
 
+def run_record(parsed: Parsed) -> int:
+    """Record what enters the core."""
+    import signal  # noqa: PLC0415  brings enum, which no other verb needs
+
+    from xenwarden_host.cli.recording import record  # noqa: PLC0415  runs rarely
+
+    path = parsed.options["output"]
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # the end is the same
+    answer = record(_client(parsed), path, anonymise="anonymise" in parsed.options)
+    if "json" in parsed.options:
+        _print_json(answer)
+    else:
+        print(f"{path}: {answer['ticks']} ticks, {answer['bytes']} bytes, {answer['ended']}")
+    return 0
+
+
+def run_replay(parsed: Parsed) -> int:
+    """Run the core on recordings."""
+    # The core is heavy, and needs no daemon.
+    from xenwarden_host.cli.replaying import replay  # noqa: PLC0415
+
+    return replay(
+        parsed.arguments,
+        parsed.options.get("policy"),
+        as_json="json" in parsed.options,
+        skip_bad="skip_bad" in parsed.options,
+    )
+
+
 RUN: dict[str, Callable[[Parsed], int]] = {
     "list": run_list,
     "show": run_show,
@@ -485,5 +515,7 @@ RUN: dict[str, Callable[[Parsed], int]] = {
     "import": run_import,
     "report": run_report,
     "doctor": run_doctor,
+    "record": run_record,
+    "replay": run_replay,
     "version": run_version,
 }

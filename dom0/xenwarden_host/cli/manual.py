@@ -50,9 +50,9 @@ def man_page() -> str:
         ".SH JSON",
         "With",
         ".B \\-\\-json",
-        "each verb prints one JSON value (events: one object on each line). Names below are stable; names",
-        "are only added. [] stands for each element of a list. limits and release print a list of such",
-        "objects, the others one object. The same as JSON Schema, each verb under $defs, is in",
+        "each verb prints one JSON value (events and replay: one object on each line). Names below are",
+        "stable; names are only added. [] stands for each element of a list. limits and release print a",
+        "list of such objects, the others one object. The same as JSON Schema, each verb under $defs, is in",
         ".IR /usr/share/xenwarden/xenwarden.json .",
     ]
     for verb in VERBS:
@@ -153,7 +153,8 @@ def completion() -> str:
             elif argument.metavar == DOMAIN:
                 lines.append(f"    {verb.name}:{index}) _xenwarden_domains ;;")
             elif argument.metavar == FILE:
-                lines.append(f'    {verb.name}:{index}) mapfile -t COMPREPLY < <(compgen -f -- "$word") ;;')
+                place = "*" if argument.many else index
+                lines.append(f'    {verb.name}:{place}) mapfile -t COMPREPLY < <(compgen -f -- "$word") ;;')
     lines += [
         "  esac",
         "  [[ $word == -* ]] || return",

@@ -91,7 +91,7 @@ def _take_option(word: str, rest: Iterator[str], verb: Verb | None, options: dic
 
 
 def _check(verb: Verb, arguments: list[str], options: dict[str, str]) -> None:
-    if len(arguments) > len(verb.arguments):
+    if len(arguments) > len(verb.arguments) and not (verb.arguments and verb.arguments[-1].many):
         raise UsageError(f"{verb.name} takes no {arguments[len(verb.arguments)]!r}", verb)
     for index, argument in enumerate(verb.arguments):
         if index >= len(arguments):
@@ -105,6 +105,8 @@ def _check(verb: Verb, arguments: list[str], options: dict[str, str]) -> None:
         raise UsageError("release needs a DOMAIN or --all", verb)
     if verb.name == "policy" and (arguments[0] == "check") != (len(arguments) == 2):
         raise UsageError(f"policy {arguments[0]} takes {'a' if arguments[0] == 'check' else 'no'} FILE", verb)
+    if verb.name == "record" and "output" not in options:
+        raise UsageError("record needs -o FILE", verb)
     if verb.name == "report" and ("output" in options) == ("json" in options):
         raise UsageError("report needs -o FILE, or --json", verb)
     lines = options.get("lines", "1")

@@ -26,11 +26,14 @@ _TYPES: dict[str, str | tuple[str, ...]] = {
     "agent.wall_s": ("number", "null"),
     "agent.age_s": ("number", "null"),
     "after_s": "number",
+    "bad": "integer",
+    "bytes": "integer",
     "cpu_s": "number",
     "cpus": "integer",
     "cpus_used": "number",
     "data": "object",
     "daemon.errors.NAME": "integer",
+    "doctor:checks.advice": "string",
     "domid": "integer",
     "devices.NAME.SIGNAL": "number",
     "export:version": "integer",
@@ -72,10 +75,14 @@ _TYPES: dict[str, str | tuple[str, ...]] = {
     "original": ("string", "null"),
     "pid": "integer",
     "policy": "object",
+    "provisional": "boolean",
+    "records": "integer",
     "refused": "integer",
     "released_t_mono_s": ("number", "null"),
+    "replay:evidence": "array",
     "rss_kb": "integer",
     "since_unix_s": "number",
+    "t": "number",
     "t_mono_s": "number",
     "steal_pct": ("number", "null"),
     "steal_usual": ("number", "null"),
@@ -92,11 +99,12 @@ _TYPES: dict[str, str | tuple[str, ...]] = {
     "verdict_t_mono_s": ("number", "null"),
     "version:daemon": ("string", "null"),
     "version:xen": ("string", "null"),
+    "was": ("number", "null"),
     "watches": ("integer", "null"),
 }
-_LISTS_OF_TEXT = ("advice", "errors", "forgotten", "lifted", "limits", "notices")
+_LISTS_OF_TEXT = ("advice", "errors", "forgotten", "lifted", "limits", "notices", "rules")
 _NULLABLE_OBJECTS = ("agent", "one_more", "xenstore")
-_NOT_ALWAYS = ("errors", "ok", "policy")  # of `policy`: they depend on the action
+_ALWAYS = {"replay": ("file", "event"), "policy": ("file",)}  # the others depend on event or action
 
 
 def schema_of(verb: Verb) -> dict[str, Any]:
@@ -132,8 +140,8 @@ def _schema(node: dict[str, Any], path: str, verb: Verb) -> dict[str, Any]:
     for placeholder in _PLACEHOLDERS:
         if placeholder in members:
             return {**out, "additionalProperties": members[placeholder]}
-    always = [key for key in members if verb.name != "policy" or key not in _NOT_ALWAYS]
-    return {**out, "properties": members, "required": always}
+    always = _ALWAYS.get(verb.name, list(members)) if not path else list(members)
+    return {**out, "properties": members, "required": list(always)}
 
 
 def document() -> dict[str, Any]:

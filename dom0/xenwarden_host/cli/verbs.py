@@ -14,15 +14,18 @@ _MANY = 4
 class Argument:
     """A positional argument: its metavar, or the words to choose from."""
 
-    __slots__ = ("choices", "metavar", "required")
+    __slots__ = ("choices", "many", "metavar", "required")
 
-    def __init__(self, metavar: str, *, required: bool = True, choices: tuple[str, ...] = ()) -> None:
+    def __init__(
+        self, metavar: str, *, required: bool = True, choices: tuple[str, ...] = (), many: bool = False
+    ) -> None:
         self.metavar = metavar
         self.required = required
         self.choices = choices
+        self.many = many  # may be given several times; the last one only
 
     def __str__(self) -> str:
-        text = "|".join(self.choices) if self.choices else self.metavar
+        text = "|".join(self.choices) if self.choices else self.metavar + ("..." if self.many else "")
         return text if self.required else f"[{text}]"
 
 
@@ -475,7 +478,7 @@ VERBS = (
     ),
     Verb(
         "export",
-        "Print policy, histories, limits and originals, to be imported elsewhere.",
+        "Print policy, histories, limits and originals, for import.",
         "For another host to which the VMs migrate, or before dom0 is installed anew. Needs root and no "
         "daemon; of one that runs, histories are at most a minute old. The audit log stays where it is.",
         options=_PLACES,
@@ -558,6 +561,66 @@ VERBS = (
             ("checks[].state", "ok, warn, bad or unknown"),
             ("checks[].text", "what was found, a sentence"),
             ("checks[].advice", "what to do; empty where it is ok"),
+        ),
+    ),
+    Verb(
+        "record",
+        "Record what enters the decision core, for replay.",
+        "Writes one JSON object on each line, from the next tick until interrupted (Ctrl-C or SIGTERM), "
+        "until xenwardend ends, or until the file has recording.max_mb of the policy. FILE is made new and "
+        "for root alone; where the disk is full it ends with the last whole tick. One recording at a time. "
+        "It holds signals, states and limits, names and UUIDs of VMs; no addresses. The format is told in "
+        "recording-format.md beside xenwarden's source.",
+        options=(
+            Option(("-o", "--output"), "Write to FILE.", metavar=FILE),
+            Option(("--anonymise",), "Number the VMs, leave out names, UUIDs, users and the date."),
+        ),
+        examples=(
+            ("xenwarden record -o monday.jsonl", "Until Ctrl-C."),
+            ("xenwarden record --anonymise -o public.jsonl", "To give away."),
+        ),
+        json=(
+            ("file", "the file"),
+            ("bytes", "its size"),
+            ("ticks", "ticks that it holds"),
+            ("ended", "why it ended: interrupted, or full"),
+        ),
+    ),
+    Verb(
+        "replay",
+        "Run the decision core on recordings and say what it decides.",
+        "Each FILE is a host of its own. Prints each alarm, level, limit, change of state and verdict with "
+        "its time in the recording. The same files and policy give the same output, byte for byte. Needs "
+        "neither a daemon nor Xen. A line that is wrong ends it with file, line and reason.",
+        arguments=(Argument(FILE, many=True),),
+        options=(
+            Option(("--policy",), "Decide by this policy, not by what is shipped.", metavar=FILE),
+            Option(("--skip-bad",), "Pass over lines that are wrong, and count them."),
+        ),
+        examples=(
+            ("xenwarden replay monday.jsonl", "What was decided, by the policy that is shipped."),
+            ("xenwarden replay --policy strict.yaml *.jsonl", "By another policy."),
+        ),
+        json=(
+            ("file", "the recording, as it was named"),
+            ("t", "when, in the recording's seconds"),
+            ("vm", "the VM's UUID, or what the recording calls it"),
+            ("name", "the VM's name"),
+            ("event", "alarm, level, limit, lift, state or verdict; end: the last of a file"),
+            ("text", "the reason, one sentence"),
+            ("rules", "alarm: the rules that found it"),
+            ("evidence", "alarm and verdict: as in show"),
+            ("level", "level: the level ordered, 1 or 2"),
+            ("kind", f"limit and lift: {_KINDS}"),
+            ("value", f"limit: {_UNITS}"),
+            ("provisional", "limit: whether it is only until the verdict"),
+            ("old", "state: normal, watched, contained or protected"),
+            ("new", "state: likewise"),
+            ("verdict", "verdict: attacker, victim or neither"),
+            ("also_victim", "verdict: whether this attacker is a victim too"),
+            ("records", "end: lines that held signals"),
+            ("ticks", "end: decisions made"),
+            ("bad", "end: lines passed over"),
         ),
     ),
     Verb(

@@ -31,6 +31,8 @@ _MAX_EVENTS = 1000
 _MAX_FOR_S = 10 * 365 * 86400
 _HIGHEST = {LimitKind.WEIGHT: 65535, LimitKind.PAUSE: 1}  # where it is not what fits into JSON
 _QUOTAS = ("nodes", "watches", "transactions")  # of XenStore, that are shown
+EVENTS = "event"  # the streams that a client may follow
+RECORDING = "lines"
 
 
 class Answers:
@@ -41,8 +43,8 @@ class Answers:
         self._policy_file = policy_file
         self._host = host
 
-    def answer(self, request: dict[str, Any], peer: Peer, role: Role) -> tuple[Any, bool]:
-        """Return the result and whether the client follows events from now on.
+    def answer(self, request: dict[str, Any], peer: Peer, role: Role) -> tuple[Any, str | None]:
+        """Return the result and which stream the client follows from now on, None for none.
 
         Raises:
             XenwardenError: a sentence for the user.
@@ -60,7 +62,10 @@ class Answers:
                 f"{do} needs the role {needed.name.lower()}; user {peer.user} has {role.name.lower()}",
                 hint="see the roles in `xenwarden policy show`",
             )
-        return command(self, request, peer.user), do == "events" and request.get("follow") is True
+        result = command(self, request, peer.user)
+        if do == "record":
+            return result, RECORDING
+        return result, EVENTS if do == "events" and request.get("follow") is True else None
 
     # --- looking ---------------------------------------------------------------------------------
 
@@ -301,6 +306,13 @@ class Answers:
             },
         }
 
+    def _record(self, _request: Mapping[str, Any], user: str) -> dict[str, Any]:
+        """Begin a recording; its lines follow with the ticks. Only one at a time."""
+        return {
+            "header": self._warden.start_recording(f"operator:{user}"),
+            "max_bytes": self._warden.policy.recording.max_mb * 1_000_000,
+        }
+
     # --- steering --------------------------------------------------------------------------------
 
     def _release(self, request: Mapping[str, Any], user: str) -> list[dict[str, Any]]:
@@ -478,6 +490,7 @@ _COMMANDS: dict[str, tuple[Role, Callable[[Answers, Mapping[str, Any], str], Any
     "doctor": (Role.VIEWER, Answers._doctor),  # noqa: SLF001
     "history": (Role.VIEWER, Answers._history),  # noqa: SLF001
     "forget": (Role.ADMIN, Answers._forget),  # noqa: SLF001
+    "record": (Role.ADMIN, Answers._record),  # noqa: SLF001
     "release": (Role.OPERATOR, Answers._release),  # noqa: SLF001
     "limit": (Role.OPERATOR, Answers._limit),  # noqa: SLF001
     "kill-switch": (Role.ADMIN, Answers._kill_switch),  # noqa: SLF001

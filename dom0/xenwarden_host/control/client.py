@@ -54,7 +54,7 @@ class ControlClient:
                 "start it with: systemctl start xenwardend",
             ) from None
 
-    def ask(self, do: str, **arguments: str | int) -> Any:
+    def ask(self, do: str, **arguments: Any) -> Any:
         """Send one request and return its result.
 
         Raises:
@@ -71,8 +71,8 @@ class ControlClient:
             raise RefusedError(answer.get("error", "xenwardend gave no reason"), answer.get("hint"))
         return answer.get("result")
 
-    def follow(self) -> Iterator[dict[str, Any]]:
-        """Yield the events that come after a request with `follow`, for as long as the daemon lives.
+    def follow(self, stream: str = "event") -> Iterator[Any]:
+        """Yield what comes after a request that follows a stream, for as long as the daemon lives.
 
         Raises:
             UnreachableError: the daemon went away, or this reader was too slow for it.
@@ -82,7 +82,7 @@ class ControlClient:
             line = self._line()
             if not line.get("ok", True):
                 raise UnreachableError(line.get("error", "the stream ended"), line.get("hint"))
-            yield line["event"]
+            yield line[stream]
 
     def close(self) -> None:
         """Close the connection."""

@@ -42,8 +42,8 @@ _REFUSALS_LOGGED_PER_MINUTE = 30
 class Handler(Protocol):
     """What answers requests."""
 
-    def answer(self, request: dict[str, Any], peer: Peer, role: Role) -> tuple[Any, bool]:
-        """Return the result and whether the client wants the events that follow.
+    def answer(self, request: dict[str, Any], peer: Peer, role: Role) -> tuple[Any, str | None]:
+        """Return the result and which stream the client follows from now on, None for none.
 
         Raises:
             XenwardenError: a sentence for the user.
@@ -56,7 +56,8 @@ class _Client:
         self.fd = connection.fileno()
         self.peer = peer
         self.role = role
-        self.deadline_s: float | None = deadline_s  # None: it follows events
+        self.deadline_s: float | None = deadline_s  # None: it follows a stream
+        self.follows: str | None = None
         self.input = bytearray()
         self.output = bytearray()
         self.close_when_sent = False
@@ -104,13 +105,17 @@ class ControlServer:
         self._roles = roles
         self._path.chmod(0o600 if roles.root_only else 0o666)
 
-    def publish(self, event: dict[str, Any]) -> None:
-        """Send an event to all who follow. One who does not read is dropped."""
-        followers = [client for client in self._clients.values() if client.deadline_s is None]
+    def publish(self, stream: str, item: Any) -> bool:
+        """Send an item to all who follow the stream; return whether any does.
+
+        One who does not read is dropped.
+        """
+        followers = [client for client in self._clients.values() if client.follows == stream]
         if followers:
-            line = json.dumps({"event": event}).encode() + b"\n"
+            line = json.dumps({stream: item}).encode() + b"\n"
             for client in followers:
                 self._send(client, line)
+        return bool(followers)
 
     def close(self) -> None:
         """Close all connections and remove the socket."""
@@ -239,6 +244,7 @@ class ControlServer:
             self._fail(client, "xenwardend met a bug while answering", "see: journalctl -u xenwardend")
         else:
             client.output += json.dumps({"ok": True, "result": result}).encode() + b"\n"
+            client.follows = follows
             client.deadline_s = None if follows else self._clock.monotonic() + IDLE_S
         self._flush(client)
 

@@ -9,7 +9,7 @@ import signal
 from typing import TYPE_CHECKING, Self
 
 from xenwarden_host import __version__, audit
-from xenwarden_host.control.answers import Answers
+from xenwarden_host.control.answers import EVENTS, RECORDING, Answers
 from xenwarden_host.control.peers import Peer, Role, Roles, peer_of
 from xenwarden_host.control.server import ControlServer
 from xenwarden_host.daemon.alerts import Alerts
@@ -96,7 +96,8 @@ class Service:
             )
         except OSError as error:
             raise XenwardenError(f"cannot listen at {path}: {error.strerror}") from error
-        self.warden.audit.subscribe(self._control.publish)
+        self.warden.audit.subscribe(lambda event: self._control.publish(EVENTS, event))
+        self.warden.publish_recording = lambda lines: self._control.publish(RECORDING, lines)
         self._alerts = Alerts(lambda: self.warden.policy.alerts, self._count_alert)
         if not dry_run:
             self.warden.audit.subscribe(self._alerts.notice)

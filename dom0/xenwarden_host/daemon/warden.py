@@ -17,10 +17,11 @@ from xenwarden_host.daemon.ledger import Ledger
 from xenwarden_host.daemon.samples import Samples
 from xenwarden_host.daemon.storeuse import StoreUse
 from xenwarden_host.database import DatabaseError
-from xenwarden_host.errors import LimitError
+from xenwarden_host.errors import LimitError, XenwardenError
 from xenwarden_host.hrem.sprawl import Idle
 from xenwarden_host.policy.model import FailSafe
 from xenwarden_host.records import AgentState, Level, LimitKind, Snapshot, VmState
+from xenwarden_host.replay.recorder import Recorder
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -108,6 +109,8 @@ class Warden:
         self._last_tick_s = self.started_s
         self._next_save_s = 0.0
         self._next_complaint_s: dict[str, float] = {}
+        self.publish_recording: Callable[[list[str]], bool] = lambda _lines: False
+        self._recorder: Recorder | None = None
         self.set_policy(policy)
 
     def set_policy(self, policy: Policy) -> None:
@@ -269,6 +272,8 @@ class Warden:
             self._note_answer(view)
             self._note_level(view.uuid, view.name, reported=view.report.level if view.report else 1)
         here = {view.uuid for view in snapshot.vms}
+        if self._recorder is not None:
+            self._guard("recording", lambda: self._record(snapshot))
         actions = self.hsem.decide(snapshot)
         self.applier.begin(here)
         self.applier.apply(actions, vms)
@@ -276,6 +281,27 @@ class Warden:
         if actions:
             # Before the host is changed: what was decided must not be forgotten by a crash.
             self._guard("database", self._save_decisions)
+
+    def _record(self, snapshot: Snapshot) -> None:
+        if self._recorder is not None and not self.publish_recording(self._recorder.tick(snapshot)):
+            self._recorder = None  # nobody takes it any more
+
+    def start_recording(self, who: str) -> str:
+        """Have all that enters the core from the next tick on published; return the recording's header.
+
+        Raises:
+            XenwardenError: one goes on already: two would each get what is new to the other only.
+        """
+        if self._recorder is not None and self.publish_recording([]):
+            raise XenwardenError("a recording goes on already", hint="end it first")
+        self._recorder = Recorder(
+            self.clock.monotonic(),
+            self.clock.unix(),
+            self.hsem.dump(),
+            {uuid: self.history.dump(uuid) for uuid in self.history.uuids()},
+        )
+        self.audit.record("recording", who=who, text=f"recording begun by {who.partition(':')[2]}")
+        return self._recorder.header()
 
     def _snapshot(self, now_s: float, vms: dict[str, Guest]) -> Snapshot:
         return views.build(
@@ -428,6 +454,8 @@ class Warden:
             lifted=held,
         )
         self.applier.forget(uuid)
+        if self._recorder is not None:
+            self.publish_recording([self._recorder.release(uuid, who, self.clock.monotonic())])
         self.applier.apply(self.hsem.release(uuid, who), vms)
         self.engine.lift_all(uuid)
         self._reconcile(vms)

@@ -185,6 +185,14 @@ class History:
         vm = self._vms.get(uuid)
         return self._priors[self._default][index] if vm is None else vm.upper[index]
 
+    def over(self, uuid: str, signals: Mapping[str, float]) -> frozenset[str]:
+        """Return those of `signals` that are over their usual upper limit: as `upper`, for all at once."""
+        vm = self._vms.get(uuid)
+        upper, index_of = self._priors[self._default] if vm is None else vm.upper, self._index
+        return frozenset(
+            [name for name in signals.keys() & index_of.keys() if signals[name] > upper[index_of[name]]]
+        )
+
     def learnt(self, uuid: str, signal: str) -> bool:
         """Tell whether enough is learnt that the prior has no part in the limit."""
         vm, index = self._vms.get(uuid), self._index.get(signal)

@@ -5,7 +5,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from xenwarden_channel.signals import HREM, SIGNALS
 from xenwarden_host.hsem import state
+from xenwarden_host.hsem.habit import Habit
 from xenwarden_host.hsem.machine import Machine
 from xenwarden_host.hsem.masks import STARVING, masked
 from xenwarden_host.hsem.neighbourhood import Host
@@ -30,7 +32,9 @@ if TYPE_CHECKING:
     from xenwarden_host.records import Snapshot, VmView
 
 _NOTHING: frozenset[str] = frozenset()
+_NO_SIGNALS: dict[str, float] = {}
 _EXPIRE_EVERY_S = 3600.0
+_FADE = 0.8  # of what was before, at each ordinary report: some reports back is forgotten
 
 
 class Hsem:
@@ -57,6 +61,11 @@ class Hsem:
         self._machine = Machine(policy, self._history)
         self._rules = compile_rules(policy.rules)
         self._tick_rules = tuple(rule for rule in self._rules if not rule.by_report)
+        self._habitual = [
+            (name, SIGNALS[name][0] == HREM, 0.5 if SIGNALS[name][1] == "%" else 0.01)
+            for name in sorted({signal for rule in self._rules for signal in rule.habitual})
+        ]
+        self._remembered = {signal for rule in self._rules for signal in rule.remembers}
         self._policies: dict[str, tuple[str, VmPolicy]] = {}  # by UUID: the name it was for
 
     def decide(self, snapshot: Snapshot) -> list[Action]:
@@ -71,9 +80,12 @@ class Hsem:
         host = Host(views, self._vms, self._policy.neighbours, self._history.upper, self._masked_of)
         for view in snapshot.vms:
             vm = self._vms[view.uuid]
+            if _says_nothing(vm, view):
+                continue
             masks = self._masks[view.uuid]
             self._learn(vm, view, masks, now_s)
             if not view.paused:
+                self._observe_habits(vm, view, masks, now_s)
                 sight = self._sight(vm, view, masks, host, now_s)
                 turn = Turn(vm, view, sight, self._trusts(vm, view), self._policy_of(view), snapshot)
                 actions += self._machine.step(turn, self._rules if turn.fresh else self._tick_rules)
@@ -197,11 +209,15 @@ class Hsem:
         report = view.report
         fresh = view.report_is_new and report is not None
         uuid, upper = view.uuid, self._history.upper
+        signals = {**report.signals, **view.hrem} if fresh and report else view.hrem
         return Sight(
             vm=view,
             now_s=now_s,
-            signals={**report.signals, **view.hrem} if fresh and report else view.hrem,
+            signals=signals,
+            over=self._history.over(uuid, signals),
             upper=lambda signal: upper(uuid, signal),
+            before=vm.before,
+            habits=vm.habits,
             masked=masks,
             traffic=vm.traffic,
             limits={key: value for key, value in vm.limits.items() if key in view.held} if vm.limits else {},
@@ -229,6 +245,10 @@ class Hsem:
         if view.report is not None and view.report_is_new and self._trusts(vm, view):
             signals = {name: value for name, value in view.report.signals.items() if name not in masks}
             self._history.learn(view.uuid, signals, view.report.interval_s, now_s)
+            before = vm.before
+            for name in self._remembered & signals.keys():
+                value = signals[name]
+                before[name] = value + _FADE * (before.get(name, value) - value)
         counted = vm.counted
         for name, value in view.hrem.items():
             if name not in masks and value >= counted.get(name, 0.0):
@@ -239,6 +259,24 @@ class Hsem:
             vm.counted_since_s = now_s
             counted.clear()
 
+    def _observe_habits(self, vm: Vm, view: VmView, masks: frozenset[str], now_s: float) -> None:
+        """Take what the VM is like: its reports, and dom0's counters as often as those come."""
+        level1_s, report = self._policy.levels.level1_s, view.report
+        said = report.signals if report is not None and view.report_is_new else _NO_SIGNALS
+        for name, by_dom0, least in self._habitual:
+            value = (view.hrem if by_dom0 else said).get(name)
+            if value is None or name in masks:
+                continue
+            habit = vm.habits.get(name)
+            if habit is None:
+                habit = vm.habits[name] = Habit(least, value)
+                habit.at_s = now_s - level1_s
+            passed_s = now_s - habit.at_s
+            if passed_s >= level1_s or not by_dom0:
+                habit.at_s = now_s
+                covered_s = passed_s if by_dom0 or report is None else min(passed_s, report.interval_s)
+                habit.observe(value, max(covered_s, 0.1))
+
     def _drop_gone(self, views: Mapping[str, VmView], now_s: float) -> None:
         """Forget VMs that are gone; one that was under suspicion only after a while: it may be rebooting."""
         for uuid in [uuid for uuid in self._vms if uuid not in views]:
@@ -247,6 +285,16 @@ class Hsem:
             if plain or now_s - vm.seen_s > self._policy.release.repeat_s:
                 del self._vms[uuid]
             self._masks.pop(uuid, None)
+
+
+def _says_nothing(vm: Vm, view: VmView) -> bool:
+    """Tell whether nothing was measured of the VM in this tick, and nothing was to be expected."""
+    return (
+        not view.hrem
+        and not view.report_is_new
+        and vm.state is VmState.NORMAL
+        and view.agent is AgentState.ALIVE
+    )
 
 
 def _said_again(vm: Vm) -> list[Action]:

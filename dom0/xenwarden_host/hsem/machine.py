@@ -48,6 +48,7 @@ class Machine:
     def step(self, turn: Turn, rules: Iterable[Rule]) -> list[Action]:
         """Return what follows from one VM's tick; `rules` are those that may be asked in this tick."""
         out: list[Action] = []
+        _note_spans(turn)
         fired = [item for item in self._fired(turn, rules) if not self._alerted(turn, item, out)]
         match turn.vm.state:
             case VmState.NORMAL:
@@ -82,26 +83,35 @@ class Machine:
     def _fired(self, turn: Turn, rules: Iterable[Rule]) -> Iterator[Fired]:
         """Yield the rules that fire now, and whether that is enough to raise (hysteresis)."""
         vm, now_s, detect = turn.vm, turn.sight.now_s, self._policy.detect
+        over = turn.sight.over
         for rule in rules:
             if not turn.hears(rule):
                 continue
             spec = rule.spec
             latch = None if vm.case is None else vm.case.raise_latches.setdefault(spec.name, {})
-            outcome = rule.raises(turn.sight, latch)
+            if latch is None and rule.gate is not None and rule.gate.isdisjoint(over):
+                outcome = None
+            else:
+                outcome = rule.raises(turn.sight, latch)
             if outcome is None:
-                vm.streaks.pop(spec.name, None)
-                if not rule.is_blind(turn.sight):
-                    vm.told.pop(spec.name, None)
-                    if spec.distrust:
-                        vm.distrusted = False
+                if (vm.streaks or vm.told or vm.distrusted) and not rule.has_nothing(turn.sight):
+                    vm.streaks.pop(spec.name, None)
+                    if not rule.is_blind(turn.sight):
+                        vm.told.pop(spec.name, None)
+                        if spec.distrust:
+                            vm.distrusted = False
                 continue
             streak = vm.streaks.setdefault(spec.name, Streak(now_s, 0))
-            streak.count += 1
+            streak.count += self._worth(_span_s(turn, rule))
             strong = outcome.strength is not None and outcome.strength >= detect.at_once
             enough = (strong or streak.count >= detect.running) and now_s - streak.since_s >= spec.for_s
             if enough and spec.distrust:
                 vm.distrusted = True
             yield Fired(rule, outcome, enough)
+
+    def _worth(self, span_s: float) -> int:
+        """Return how many observations of level 1 one is worth that covers so long."""
+        return max(1, int(span_s // self._policy.levels.level1_s))
 
     def _alerted(self, turn: Turn, item: Fired, out: list[Action]) -> bool:
         """Tell an admin where that is all that may be done; return whether it is."""
@@ -147,6 +157,9 @@ class Machine:
         old, vm.state = vm.state, VmState.WATCHED
         # Above all ids of an earlier daemon, whose questions the agent may have answered.
         case = vm.case = Case(now_s, int(turn.snapshot.unix_s), now_s)
+        span_s = max(_span_s(turn, rule) for rule, _outcome in raising)
+        case.lead_s = max(0.0, span_s - self._policy.levels.level1_s)
+        case.observations = self._worth(case.lead_s + self._policy.levels.level1_s) - 1
         vm.since_s = now_s
         vm.calm_since_s = None
         self._history.freeze(vm.uuid, frozen=True)
@@ -160,15 +173,19 @@ class Machine:
         for rule in rules:
             if turn.hears(rule):
                 rule.convicts(turn.sight, case.convict_latches.setdefault(rule.spec.name, {}))
-        out += self._limiter.provisional(turn)
-        out.append(Ask(vm.uuid, case.ask_id))
         self._look(turn, [rule for rule, _outcome in raising])
+        if case.lead_s:
+            self._judge(turn, out)
+        if vm.case is case and vm.state is VmState.WATCHED:
+            out += self._limiter.provisional(turn)
+            out.append(Ask(vm.uuid, case.ask_id))
 
     def _watched(self, turn: Turn, fired: list[Fired], rules: Iterable[Rule], out: list[Action]) -> None:
         vm, view = turn.vm, turn.view
         case = case_of(vm)
         if turn.fresh or (not turn.trusted and view.hrem):
-            case.observations += 1
+            case.observations += self._worth(vm.covered_s if turn.fresh else vm.counted_s)
+            case.looked = True
         case.offered_pps = max(case.offered_pps, view.hrem.get("vif_tx_pps", 0.0))
         if view.answer is not None and view.answer.ask_id == case.ask_id:
             case.answer = view.answer
@@ -282,9 +299,10 @@ class Machine:
             latch = case.convict_latches.setdefault(rule.spec.name, {})
             outcome = rule.convicts(turn.sight, latch)
             if outcome is not None:
-                finding.hits += 1
+                known = finding.convicts
+                finding.hits += self._worth(_span_s(turn, rule))
                 finding.last_s = case.unusual_s = turn.sight.now_s
-                if finding.hits <= finding.needs or (outcome.strength or 0.0) >= finding.strength:
+                if not known or (outcome.strength or 0.0) >= finding.strength:
                     finding.evidence = outcome.evidence
                 finding.strength = max(finding.strength, outcome.strength or 0.0)
         for flow in turn.sight.host.flooders(turn.vm.uuid):
@@ -295,10 +313,14 @@ class Machine:
         vm, now_s, watch = turn.vm, turn.sight.now_s, self._policy.watch
         case = case_of(vm)
         age_s = now_s - case.opened_s
-        heard = case.answer is not None or age_s >= watch.answer_wait_s
-        ready = heard and age_s >= watch.min_s and case.observations >= watch.min_observations
-        # An agent that stays at level 1 needs that long for as many reports.
-        overdue = age_s >= max(watch.max_s, watch.min_observations * self._policy.levels.level1_s)
+        seen_s = age_s + case.lead_s
+        heard = case.answer is not None or seen_s >= watch.answer_wait_s
+        ready = heard and seen_s >= watch.min_s and case.observations >= watch.min_observations
+        # An agent that stays at level 1 needs that long for as many reports. Time alone decides nothing,
+        # where what is seen of the VM comes less often.
+        overdue = age_s >= max(watch.max_s, watch.min_observations * self._policy.levels.level1_s) and (
+            case.looked or not turn.trusted
+        )
         if not ready and not overdue:
             return
         guilty = case.of(RuleKind.ORIGINATED, convicted=True)
@@ -318,7 +340,7 @@ class Machine:
             pass  # whether it is a victim hangs on the verdict over another
         elif calm:
             self._acquit(turn, "it is over, and proves nothing", out)
-        elif age_s >= watch.acquit_s and not any(item.hits for item in case.findings.values()):
+        elif seen_s >= watch.acquit_s and not any(item.hits for item in case.findings.values()):
             self._acquit(turn, "it goes on, but nothing of it is an attack's way", out)
 
     def _contain(self, turn: Turn, guilty: list[Finding], also_victim: bool, out: list[Action]) -> None:
@@ -394,4 +416,21 @@ def _order(vm: Vm, level: Level, why: str) -> list[Action]:
 
 def _informed(turn: Turn) -> bool:
     """Tell whether enough is seen of the VM to call it calm."""
-    return turn.trusted or "vif_tx_pps" in turn.view.hrem
+    return (turn.trusted and turn.fresh) or "vif_tx_pps" in turn.view.hrem
+
+
+def _note_spans(turn: Turn) -> None:
+    """Note how much time is covered by what is new in this tick: of what an agent claims, what has passed."""
+    vm, now_s, report = turn.vm, turn.sight.now_s, turn.view.report
+    if turn.fresh and report is not None:
+        passed_s = report.interval_s if vm.heard_s is None else now_s - vm.heard_s
+        vm.covered_s = min(report.interval_s, passed_s)
+        vm.heard_s = now_s
+    if turn.view.hrem:
+        vm.counted_s = 0.0 if vm.measured_s is None else now_s - vm.measured_s
+        vm.measured_s = now_s
+
+
+def _span_s(turn: Turn, rule: Rule) -> float:
+    """Return how much time is covered by what the rule sees in this tick."""
+    return turn.vm.covered_s if rule.by_report else turn.vm.counted_s

@@ -7,6 +7,9 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from xenwarden_channel.signals import HREM, SIGNALS
 from xenwarden_host.hsem.detectors import make
+from xenwarden_host.hsem.detectors.rises import Rises
+from xenwarden_host.hsem.detectors.surge import Surge
+from xenwarden_host.hsem.detectors.unlike import Unlike
 
 if TYPE_CHECKING:
     from xenwarden_host.hsem.detectors import Detector
@@ -27,12 +30,28 @@ class Outcome(NamedTuple):
 class Rule:
     """One rule of the policy."""
 
-    __slots__ = ("_convicts", "_raises", "_reads", "by_report", "spec")
+    __slots__ = (
+        "_convicts",
+        "_raises",
+        "_reads",
+        "_signals",
+        "by_report",
+        "gate",
+        "habitual",
+        "remembers",
+        "spec",
+    )
 
     def __init__(self, spec: RuleSpec) -> None:
         self.spec = spec
         self._raises = [[make(item) for item in group] for group in spec.raises]
         self._convicts = [[make(item) for item in group] for group in spec.convicts]
+        # It can raise only where one of these is over what is usual. None: it has a group without a surge.
+        gates = [
+            next((item.gate for item in group if isinstance(item, Surge)), None) for group in self._raises
+        ]
+        self.gate = None if None in gates else frozenset(gate for gate in gates if gate is not None)
+        self._signals = {signal for group in self._raises for item in group for signal in item.signals}
         # A rule that reads what the agent says is asked when it has said something.
         self._reads = {signal for group in self._raises for item in group for signal in item.corruptible}
         self.by_report = any(
@@ -42,6 +61,19 @@ class Rule:
             for signal in detector.signals
         )
 
+        # What its detectors compare with the VM's ordinary reports, and with all that it did in days.
+        self.remembers = self._signals_of(Rises)
+        self.habitual = self._signals_of(Unlike)
+
+    def _signals_of(self, kind: type[Detector]) -> set[str]:
+        return {
+            signal
+            for group in (*self._raises, *self._convicts)
+            for detector in group
+            if isinstance(detector, kind)
+            for signal in detector.signals
+        }
+
     def raises(self, sight: Sight, latch: Latch | None = None) -> Outcome | None:
         """Return what puts the VM under suspicion now; None where nothing does."""
         return self._ask(self._raises, sight, latch)
@@ -49,6 +81,10 @@ class Rule:
     def is_blind(self, sight: Sight) -> bool:
         """Tell whether a limit of ours corrupts what the rule would see: its silence says little."""
         return not sight.masked.isdisjoint(self._reads)
+
+    def has_nothing(self, sight: Sight) -> bool:
+        """Tell whether nothing was measured of what the rule reads: its silence says nothing."""
+        return bool(self._signals) and self._signals.isdisjoint(sight.signals)
 
     def tries(self, sight: Sight) -> Outcome | None:
         """Return what the VM still does, for one that is limited: what the limit corrupts is left out."""

@@ -13,6 +13,7 @@ from xenwarden_host.records import Evidence, Level, LimitKey, VmState
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
+    from xenwarden_host.hsem.habit import Habit
     from xenwarden_host.hsem.rules import Latch
     from xenwarden_host.hsem.sight import Flow
     from xenwarden_host.records import Answer
@@ -64,6 +65,8 @@ class Case:
     ask_id: int
     unusual_s: float  # when something unusual was last seen
     observations: int = 0
+    lead_s: float = 0.0  # that the observation which opened it covers, beyond an interval of level 1
+    looked: bool = False  # seen again since
     offered_pps: float = 0.0  # the most that dom0 saw it send
     answer: Answer | None = None
     findings: dict[str, Finding] = field(default_factory=dict)  # by rule
@@ -99,11 +102,17 @@ class Vm:
     distrusted: bool = False  # the agent does not tell the truth
     tell: bool = False  # level and limits must be said again: daemon or domain is new
     streaks: dict[str, Streak] = field(default_factory=dict)
+    heard_s: float | None = None  # when the agent last said something
+    covered_s: float = 0.0  # by that: what it says, and no more than has passed
+    measured_s: float | None = None  # when dom0 last counted
+    counted_s: float = 0.0  # the time that those counts cover
     told: dict[str, float] = field(default_factory=dict)  # alerts that stand, when told
     settled: dict[str, Settled] = field(default_factory=dict)  # by rule
     past: dict[str, tuple[float, int]] = field(default_factory=dict)  # rule → when, hits without a verdict
     masked_until: dict[LimitKey, float] = field(default_factory=dict)
     traffic: Traffic = field(default_factory=Traffic)
+    before: dict[str, float] = field(default_factory=dict)  # means of the last ordinary reports
+    habits: dict[str, Habit] = field(default_factory=dict)  # by signal
     counted: dict[str, float] = field(default_factory=dict)  # dom0's counters since, at their highest
     counted_since_s: float = 0.0
 

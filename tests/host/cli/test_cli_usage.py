@@ -274,6 +274,7 @@ def test_list_loads_nothing_that_costs(tmp_path: Path, words: list[str]) -> None
     listener = socket.socket(socket.AF_UNIX)
     listener.bind(str(tmp_path / "s"))
     listener.listen(1)
+    listener.settimeout(30)  # a command that fails at once never connects
     answer = {"vms": [], "notices": ["a sentence"], "kill_switch": None, "daemon": {"up_s": 1.5}}
     code = (
         "import sys; from xenwarden_host.cli.main import main; main(sys.argv[1:]); "

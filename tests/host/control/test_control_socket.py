@@ -34,14 +34,15 @@ class FixedRoles(Roles):
 class Echo:
     """Answers with the request; `big` with much, `follow` with events, `fail` and `bug` not at all."""
 
-    def answer(self, request: dict[str, Any], peer: Peer, role: Role) -> tuple[Any, bool]:
+    def answer(self, request: dict[str, Any], peer: Peer, role: Role) -> tuple[Any, str | None]:
         if request["do"] == "fail":
             raise XenwardenError("no such VM", hint="see list")
         if request["do"] == "bug":
             raise RuntimeError("secret")
         if request["do"] == "big":
-            return "x" * 1_000_000, False
-        return {"do": request["do"], "uid": peer.uid, "role": role.name}, request["do"] == "follow"
+            return "x" * 1_000_000, None
+        follows = "event" if request["do"] == "follow" else None
+        return {"do": request["do"], "uid": peer.uid, "role": role.name}, follows
 
 
 class World:
@@ -198,7 +199,7 @@ def test_follower_stays_and_hears_events(world: World) -> None:
     assert world.ask(follower, {"do": "follow"})["ok"] is True
     world.clock.advance(3600)
     world.turn()
-    world.server.publish({"text": "it happened"})
+    world.server.publish("event", {"text": "it happened"})
     assert world.answer(follower) == {"event": {"text": "it happened"}}
 
 
@@ -208,7 +209,7 @@ def test_follower_that_does_not_read_is_dropped(world: World) -> None:
     world.ask(alert, {"do": "follow"})
     event = {"text": "x" * 100_000}
     for _ in range(60):
-        world.server.publish(event)
+        world.server.publish("event", event)
         world.answer(alert)
     assert len(world.server._clients) == 1
 

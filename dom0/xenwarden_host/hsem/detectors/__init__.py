@@ -16,12 +16,15 @@ from xenwarden_host.hsem.detectors.agent_state import AgentStateIs
 from xenwarden_host.hsem.detectors.flooded import Flooded
 from xenwarden_host.hsem.detectors.floods import Floods
 from xenwarden_host.hsem.detectors.packet_size import PacketSize
+from xenwarden_host.hsem.detectors.per import Per
 from xenwarden_host.hsem.detectors.presses import Presses
+from xenwarden_host.hsem.detectors.rises import Rises
 from xenwarden_host.hsem.detectors.share import Share
 from xenwarden_host.hsem.detectors.starves_neighbours import StarvesNeighbours
 from xenwarden_host.hsem.detectors.surge import Surge
 from xenwarden_host.hsem.detectors.unanswered import Unanswered
 from xenwarden_host.hsem.detectors.understates import Understates
+from xenwarden_host.hsem.detectors.unlike import Unlike
 from xenwarden_host.hsem.detectors.unprovoked import Unprovoked
 
 if TYPE_CHECKING:
@@ -56,12 +59,15 @@ DETECTORS: dict[str, type[Detector]] = {
     "flooded": Flooded,
     "floods": Floods,
     "packet-size": PacketSize,
+    "per": Per,
     "presses": Presses,
+    "rises": Rises,
     "share": Share,
     "starves-neighbours": StarvesNeighbours,
     "surge": Surge,
     "unanswered": Unanswered,
     "understates": Understates,
+    "unlike": Unlike,
     "unprovoked": Unprovoked,
 }
 

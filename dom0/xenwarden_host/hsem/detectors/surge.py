@@ -26,6 +26,8 @@ class Surge:
         self._times: float = arguments.get("times", 1)
         self.signals = (self._signal,)
         self.corruptible = self.signals
+        # Nothing to ask where the signal is not over its usual upper limit at all.
+        self.gate = self._signal if self._times >= 1 else None
         self._meaning = SIGNALS[self._signal][2]
 
     def check(self, sight: Sight) -> Hit | None:

@@ -1,0 +1,44 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""A signal is unlike what it has been in the days before, up or down.
+
+Arguments: `signal`; `times`, `sustained_times`; `after_s`.
+Fires if the signal is off its mean by more than `times` the farthest that it had been, or has been off
+for a while by more than `sustained_times` the same. Not before it was seen for `after_s`.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from xenwarden_channel.signals import SIGNALS
+from xenwarden_host.hsem.sight import Hit, measured
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from xenwarden_host.hsem.sight import Sight
+
+
+class Unlike:
+    """Not itself."""
+
+    def __init__(self, arguments: Mapping[str, Any]) -> None:
+        self._signal: str = arguments["signal"]
+        self._times: float = arguments["times"]
+        self._sustained: float = arguments["sustained_times"]
+        self._after_s: float = arguments["after_s"]
+        self.signals = (self._signal,)
+        self.corruptible = self.signals
+
+    def check(self, sight: Sight) -> Hit | None:
+        """Return the hit where it fires on what is seen now."""
+        habit = sight.habits.get(self._signal)
+        if habit is None or (habit.strange <= self._times and habit.sustained <= self._sustained):
+            return None
+        value = sight.signals.get(self._signal)
+        if value is None or habit.seen_s < self._after_s:
+            return None
+        usual = measured(self._signal, habit.mean)
+        now = f"{SIGNALS[self._signal][2]}: {measured(self._signal, value)}"
+        text = f"{now}, unlike the days before, with a mean of {usual}"
+        return Hit(sight.evidence(self._signal, value, habit.mean, text))
