@@ -283,6 +283,8 @@ def _hardware(machine: Machine, accel: str) -> qemu.Hardware:
     memory = f"{host.memory_mb}M,max:{host.memory_mb}M"
     return qemu.Hardware(
         accel=accel,
+        # QEMU's emulation of SVM loses far more PVH guests with two CPUs than with one.
+        cpus=1 if accel == "tcg" and any(g.type == "pvh" for g in machine.guests) else 2,
         memory_mb=host.memory_mb + sum(g.memory_mb for g in machine.guests) + qemu.XEN_MB,
         scratch_disks=len(machine.guests),
         xen_arguments=(

@@ -22,7 +22,6 @@ from xenlab.qmp import Qmp
 if TYPE_CHECKING:
     from xenlab.layers import Images
 
-CPUS = 2
 XEN_MB = 256  # what Xen itself and its heap need beside dom0 and the guests
 ACCELERATORS = {
     # npt gives HAP, so that PVH guests work; "max" crashes dom0 at start (SMAP).
@@ -36,6 +35,7 @@ class Hardware:
     """What the machine is made of; part of a snapshot's key."""
 
     accel: str
+    cpus: int
     memory_mb: int
     scratch_disks: int
     xen_arguments: str
@@ -45,7 +45,7 @@ class Hardware:
         """Return QEMU's arguments, disks and channels left out; files are named relative to the run."""
         return [
             *("qemu-system-x86_64", "-nodefaults", *ACCELERATORS[self.accel]),
-            *("-m", f"{self.memory_mb}M", "-smp", str(CPUS), "-display", "none", "-no-reboot"),
+            *("-m", f"{self.memory_mb}M", "-smp", str(self.cpus), "-display", "none", "-no-reboot"),
             *("-kernel", "xen", "-append", self.xen_arguments),
             # QEMU splits the multiboot modules at commas and takes arguments after a blank: dom0's kernel
             # and its initrd. Plain names, because the path of a clone may hold either.
