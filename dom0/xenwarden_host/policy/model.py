@@ -249,7 +249,6 @@ class Recording:
     """How much recordings keep."""
 
     max_mb: int
-    addresses_days: int
 
 
 @dataclass(frozen=True, slots=True)
