@@ -225,7 +225,7 @@ class Inbox:
 
     def report_age_s(self, now_s: float) -> float | None:
         """Return how old the last report is, in seconds; None without one."""
-        # A report may arrive after a tick began, while dom0's own counters were read: it is new, not from later.
+        # One that arrives after a tick began, while dom0 reads its own counters, is new and not from later.
         return None if self.report is None else max(0.0, now_s - self.report_received_s)
 
     def state(self, now_s: float, *, level1_s: float, level2_s: float) -> AgentState:
