@@ -29,6 +29,7 @@ if TYPE_CHECKING:
 log = logging.getLogger("xenwarden.alerts")
 
 MAX_WAITING = 100  # events; more than an admin reads
+_KEPT = 30  # places that alerts do not take
 _IDLE_S = 10.0  # a thread without work ends after this
 
 
@@ -48,7 +49,9 @@ class Alerts:
         policy = self._policy()
         if not policy.command or entry["event"] not in policy.events:
             return
-        if self._waiting.full():  # only this thread fills it
+        # A guest can cause alerts at will: they leave room for verdicts.
+        room = MAX_WAITING - (_KEPT if entry["event"] == "alert" else 0)
+        if self._waiting.qsize() >= room:  # only this thread fills it
             self._failed()
             if not self._dropping:
                 self._dropping = True

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 
 _ENTRIES_PER_VM = 200
 _MAX_VMS = 2048
+_LEVELS_TOLD, _LEVELS_TOLD_IN_S = 20, 600.0
 
 
 class VmRecord:
@@ -53,13 +54,17 @@ class Ledger:
         self._records.pop(uuid, None)
 
     def note_level(self, uuid: str, level: Level) -> bool:
-        """Note the level that the VM is at; return whether it changed."""
+        """Note the level that the VM is at; return whether it changed, and not for the umpteenth time lately.
+
+        A guest changes its agent's level as it likes, and must not fill the audit log with that.
+        """
         record = self.record(uuid)
         if record.level == level:
             return False
         record.level = level
         record.levels.append(self._stamp() | {"level": int(level)})
-        return True
+        many = len(record.levels) > _LEVELS_TOLD
+        return not many or self._clock.unix() - record.levels[-_LEVELS_TOLD - 1]["unix_s"] > _LEVELS_TOLD_IN_S
 
     def note_limit(self, status: LimitStatus, *, still_held: bool) -> None:
         """Note a limit that was set or lifted."""

@@ -65,6 +65,10 @@ class Loop:
             # An earlier callback of this round may have closed this one.
             if key.fd in self._selector.get_map():
                 self._call(key.data, events)
+                self._call_due()  # many clients at once must not hold up a tick
+        self._call_due()
+
+    def _call_due(self) -> None:
         now_s = self._clock.monotonic()
         due = []
         while self._timers and self._timers[0][0] <= now_s:

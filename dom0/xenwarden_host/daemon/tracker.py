@@ -216,11 +216,14 @@ class Tracker:
             else:
                 self._complain(guest, node, failure, self._clock.monotonic())
 
-    def excuse(self, but: Collection[int] = ()) -> None:
-        """Let no agent be called silent for a time in which it was not to be heard; `but` these domids."""
+    def excuse(self, but: Collection[int] = (), longest_s: float = float("inf")) -> None:
+        """Let no agent be called silent for a time in which it was not to be heard.
+
+        `but` these domids, and those of which nothing was heard for `longest_s`: that excuses nobody longer.
+        """
         now_s = self._clock.monotonic()
         for domid, guest in self.guests.items():
-            if domid not in but:
+            if domid not in but and (guest.inbox.report_age_s(now_s) or 0.0) <= longest_s:
                 guest.inbox.excuse(now_s)
 
     def _connect_guests(self, now_s: float) -> None:

@@ -47,6 +47,7 @@ _HISTORY_EVERY_S = 60.0  # a guest's brief history changes slowly
 _HISTORY_SPREAD_S = 30
 _SAVE_EVERY_S = 60.0
 _COMPLAIN_EVERY_S = 60.0
+_THROTTLED_S = 60.0  # C xenstored lets a guest write that often at least, however busy a transaction keeps it
 _STALL_S = 5.0  # a tick later than this: the daemon was starved, or the machine slept
 
 
@@ -221,7 +222,7 @@ class Warden:
             return
         self.store_use.look(self.tracker.guests)
         if suspects := self.store_use.suspects():
-            self.tracker.excuse(but=suspects)
+            self.tracker.excuse(but=suspects, longest_s=_THROTTLED_S)
 
     def _look_at_kill_switch(self) -> None:
         file = self.kill_switch.engaged_by()

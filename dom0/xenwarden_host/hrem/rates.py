@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""Turn counters into rates. A counter that restarts, or a device that comes or goes, gives a gap."""
+"""Turn counters into rates. A counter that restarts, or a device that comes or goes, never gives a spike."""
 
 from __future__ import annotations
 
@@ -15,20 +15,15 @@ Counters = dict[str, Counts]  # by device
 def rates(before: Mapping[str, Mapping[str, int]], now: Counters, interval_s: float) -> dict[str, float]:
     """Return each counter's rate per second, summed over devices.
 
-    A counter is left out where any device did not have it before, has it no more, or shows less than
-    before: half a sum would be a lie, and the difference of a restarted counter a spike.
+    What is counted for sure counts: a VM must not hide one device behind another that it makes come and go.
+    A counter that restarted has counted what it shows; of a device that just came or went nothing is known.
+    A counter of which no device tells anything is left out.
     """
     out: dict[str, float] = {}
-    gaps: set[str] = set()
     for device, counters in now.items():
         old = before.get(device)
         for name, value in counters.items():
-            if old is None or name not in old or value < old[name]:
-                gaps.add(name)
-            else:
-                out[name] = out.get(name, 0.0) + (value - old[name]) / interval_s
-    for device in before.keys() - now.keys():
-        gaps.update(before[device])
-    for name in gaps:
-        out.pop(name, None)
+            if old is not None and name in old:
+                passed = value - old[name] if value >= old[name] else value
+                out[name] = out.get(name, 0.0) + passed / interval_s
     return out

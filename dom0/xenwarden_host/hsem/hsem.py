@@ -187,7 +187,7 @@ class Hsem:
         vm = self._vms.get(view.uuid)
         if vm is None:
             vm = self._vms[view.uuid] = Vm(view.uuid, view.domid, counted_since_s=now_s, seen_s=now_s)
-        if view.paused:
+        if view.paused or vm.domid != view.domid:  # it did not run, or was not there
             state.shift(vm, now_s - vm.seen_s)
         vm.seen_s = now_s
         if vm.domid != view.domid or vm.tell:
@@ -195,7 +195,19 @@ class Hsem:
             vm.domid = view.domid
             actions += _said_again(vm)
         vm.traffic.add(now_s, view.hrem)
+        self._note_spans(vm, view, now_s)
         self._masks[view.uuid] = self._masks_now(vm, view, now_s)
+
+    def _note_spans(self, vm: Vm, view: VmView, now_s: float) -> None:
+        """Note how much time what is new in this tick covers: of what an agent claims, what has passed."""
+        report = view.report
+        if view.report_is_new and report is not None:
+            vm.passed_s = self._policy.levels.level1_s if vm.heard_s is None else now_s - vm.heard_s
+            vm.covered_s = min(report.interval_s, vm.passed_s)
+            vm.heard_s = now_s
+        if view.hrem:
+            vm.counted_s = 0.0 if vm.measured_s is None else now_s - vm.measured_s
+            vm.measured_s = now_s
 
     def _masks_now(self, vm: Vm, view: VmView, now_s: float) -> frozenset[str]:
         if not view.held and not vm.masked_until:
@@ -220,6 +232,7 @@ class Hsem:
             signals=signals,
             over=self._history.over(uuid, signals),
             upper=lambda signal: upper(uuid, signal),
+            passed_s=vm.passed_s,
             before=vm.before,
             habits=vm.habits,
             masked=masks,
@@ -248,7 +261,7 @@ class Hsem:
             return
         if view.report is not None and view.report_is_new and self._trusts(vm, view):
             signals = {name: value for name, value in view.report.signals.items() if name not in masks}
-            self._history.learn(view.uuid, signals, view.report.interval_s, now_s)
+            self._history.learn(view.uuid, signals, vm.covered_s, now_s)
             before = vm.before
             for name in self._remembered & signals.keys():
                 value = signals[name]
@@ -282,10 +295,11 @@ class Hsem:
                 habit.observe(value, max(covered_s, 0.1))
 
     def _drop_gone(self, views: Mapping[str, VmView], now_s: float) -> None:
-        """Forget VMs that are gone; one that was under suspicion only after a while: it may be rebooting."""
+        """Forget VMs that are gone; one of which anything was found only after a while: it may reboot."""
         for uuid in [uuid for uuid in self._vms if uuid not in views]:
             vm = self._vms[uuid]
-            plain = vm.state is VmState.NORMAL and vm.released_s is None and vm.leave_until_s <= now_s
+            known = vm.streaks or vm.past or vm.settled or vm.released_s is not None
+            plain = vm.state is VmState.NORMAL and not known and vm.leave_until_s <= now_s
             if plain or now_s - vm.seen_s > self._policy.release.repeat_s:
                 del self._vms[uuid]
             self._masks.pop(uuid, None)

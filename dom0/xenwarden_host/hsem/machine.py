@@ -48,7 +48,6 @@ class Machine:
     def step(self, turn: Turn, rules: Iterable[Rule]) -> list[Action]:
         """Return what follows from one VM's tick; `rules` are those that may be asked in this tick."""
         out: list[Action] = []
-        _note_spans(turn)
         fired = [item for item in self._fired(turn, rules) if not self._alerted(turn, item, out)]
         match turn.vm.state:
             case VmState.NORMAL:
@@ -99,7 +98,7 @@ class Machine:
                 if (vm.streaks or vm.told or vm.distrusted) and not rule.has_nothing(turn.sight):
                     vm.streaks.pop(spec.name, None)
                     if not rule.is_blind(turn.sight):
-                        vm.told.pop(spec.name, None)
+                        vm.told.discard(spec.name)
                         if spec.distrust:
                             vm.distrusted = False
                 continue
@@ -124,9 +123,12 @@ class Machine:
         vm, now_s, name = turn.vm, turn.sight.now_s, rule.spec.name
         if rule.spec.alone and vm.told:
             return True
-        told_s = vm.told.get(name)
+        if enough:
+            vm.told.add(name)
+        # One that comes and goes is told no more often than one that stays.
+        told_s = vm.reminded.get(name)
         if enough and (told_s is None or now_s - told_s >= self._policy.agent.remind_s):
-            vm.told[name] = now_s
+            vm.reminded[name] = now_s
             out.append(
                 Alert(vm.uuid, name, f"{turn.view.name}: {sentence(outcome.evidence)}", outcome.evidence)
             )
@@ -419,18 +421,6 @@ def _order(vm: Vm, level: Level, why: str) -> list[Action]:
 def _informed(turn: Turn) -> bool:
     """Tell whether enough is seen of the VM to call it calm."""
     return (turn.trusted and turn.fresh) or "vif_tx_pps" in turn.view.hrem
-
-
-def _note_spans(turn: Turn) -> None:
-    """Note how much time is covered by what is new in this tick: of what an agent claims, what has passed."""
-    vm, now_s, report = turn.vm, turn.sight.now_s, turn.view.report
-    if turn.fresh and report is not None:
-        passed_s = report.interval_s if vm.heard_s is None else now_s - vm.heard_s
-        vm.covered_s = min(report.interval_s, passed_s)
-        vm.heard_s = now_s
-    if turn.view.hrem:
-        vm.counted_s = 0.0 if vm.measured_s is None else now_s - vm.measured_s
-        vm.measured_s = now_s
 
 
 def _span_s(turn: Turn, rule: Rule) -> float:

@@ -103,10 +103,12 @@ class Vm:
     tell: bool = False  # level and limits must be said again: daemon or domain is new
     streaks: dict[str, Streak] = field(default_factory=dict)
     heard_s: float | None = None  # when the agent last said something
-    covered_s: float = 0.0  # by that: what it says, and no more than has passed
+    passed_s: float = 0.0  # by dom0's clock, between that and its word before
+    covered_s: float = 0.0  # by that word: what it says, and no more than has passed
     measured_s: float | None = None  # when dom0 last counted
     counted_s: float = 0.0  # the time that those counts cover
-    told: dict[str, float] = field(default_factory=dict)  # alerts that stand, when told
+    told: set[str] = field(default_factory=set)  # alerts that stand
+    reminded: dict[str, float] = field(default_factory=dict)  # alerts, when an admin was last told
     settled: dict[str, Settled] = field(default_factory=dict)  # by rule
     past: dict[str, tuple[float, int]] = field(default_factory=dict)  # rule → when, hits without a verdict
     masked_until: dict[LimitKey, float] = field(default_factory=dict)

@@ -133,27 +133,29 @@ def test_events_and_disk_requests_are_counted(sys_root: Sysfs) -> None:
     assert devices["vif5.0"]["vif_tx_pps"] == 0
 
 
-def test_a_counter_that_restarts_is_a_gap_and_no_spike(sys_root: Sysfs) -> None:
+def test_a_counter_that_restarts_has_counted_what_it_shows(sys_root: Sysfs) -> None:
     hrem = Hrem(sys_root.root)
     sys_root.vif("vif3.0", rx_packets=5000, tx_packets=100)
     hrem.collect([domain(3)], 0.0)
     sys_root.vif("vif3.0", rx_packets=20, tx_packets=200)  # the frontend reconnected
     found = hrem.collect([domain(3)], 1.0)["u3"]
-    assert "vif_tx_pps" not in found
+    assert found["vif_tx_pps"] == 20
     assert found["vif_rx_pps"] == 100
     sys_root.vif("vif3.0", rx_packets=50, tx_packets=200)
     assert hrem.collect([domain(3)], 2.0)["u3"]["vif_tx_pps"] == 30
 
 
-def test_devices_that_come_and_go_are_a_gap(sys_root: Sysfs) -> None:
+def test_a_device_that_comes_and_goes_hides_no_other(sys_root: Sysfs) -> None:
     hrem = Hrem(sys_root.root)
     sys_root.vif("vif3.0", rx_packets=5000)
     hrem.collect([domain(3)], 0.0)
-    sys_root.vif("vif3.1", rx_packets=90000)
-    assert "vif_tx_pps" not in hrem.collect([domain(3)], 1.0)["u3"]
+    sys_root.vif("vif3.1", rx_packets=90000)  # since when is not known
+    sys_root.vif("vif3.0", rx_packets=5007)
+    assert hrem.collect([domain(3)], 1.0)["u3"]["vif_tx_pps"] == 7
     assert hrem.collect([domain(3)], 2.0)["u3"]["vif_tx_pps"] == 0
     sys_root.remove("class/net/vif3.1")
-    assert "vif_tx_pps" not in hrem.collect([domain(3)], 3.0)["u3"]
+    sys_root.vif("vif3.0", rx_packets=5009)
+    assert hrem.collect([domain(3)], 3.0)["u3"]["vif_tx_pps"] == 2
     sys_root.remove("class/net/vif3.0")
     hrem.collect([domain(3)], 4.0)
     assert "vif_tx_pps" not in hrem.collect([domain(3)], 5.0)["u3"]
@@ -272,10 +274,10 @@ counters = st.dictionaries(st.sampled_from(["d0", "d1"]), st.dictionaries(
 
 
 @given(counters, counters)
-def test_rates_are_never_negative_and_never_of_half_the_devices(
+def test_rates_are_never_negative_and_never_more_than_was_counted(
     before: dict[str, dict[str, int]], now: dict[str, dict[str, int]]
 ) -> None:
     for name, rate in rates(before, now, 2.0).items():
-        assert rate >= 0
-        having = {device for device, values in now.items() if name in values}
-        assert having <= {device for device, values in before.items() if name in values}
+        known = [device for device in now if name in now[device] and name in before.get(device, {})]
+        assert known
+        assert 0 <= rate <= sum(now[device][name] for device in known) / 2.0

@@ -367,4 +367,6 @@ def test_what_was_seen_before_the_agent_spoke_does_not_keep_the_vm_from_being_le
     busy = {"tx_pps": 325.0, "rx_pps": 300.0, "tx_syn_pps": 30.0}
     host = Host(SimVm("v", script=lambda _t: busy), SimVm("x")).run(100)
     uuid = host.vms["v"].uuid
-    assert host.history.upper(uuid, "tx_syn_pps") < host.policy.profiles["unknown"]["tx_syn_pps"]
+    upper = host.history.upper(uuid, "tx_syn_pps")
+    assert upper is not None
+    assert upper < host.policy.profiles["unknown"]["tx_syn_pps"]

@@ -2,7 +2,7 @@
 """A signal is above a value that policy names, whatever is usual.
 
 Arguments: `signal`, `value`.
-Fires if the signal is more than `value`.
+Fires if the signal is more than `value`, as strongly as it is times that.
 """
 
 from __future__ import annotations
@@ -35,4 +35,5 @@ class Above:
             return None
         shown = measured(self._signal, self._value)
         text = f"{self._meaning}: {measured(self._signal, value)}, ordinary is up to {shown}"
-        return Hit(sight.evidence(self._signal, value, self._value, text))
+        strength = value / self._value if self._value else None
+        return Hit(sight.evidence(self._signal, value, self._value, text), strength)

@@ -2,7 +2,8 @@
 """The agent says far less than dom0 counts itself.
 
 Arguments: `said` (the agent's signal), `counted` (dom0's), `times`, `slack`.
-Fires if dom0's mean over the time of the report is more than `times` what the agent said, plus `slack`.
+Fires if dom0's mean since the report before is more than `times` what the agent said, plus `slack`. What
+time its report covers the agent may claim: dom0 compares over its own.
 """
 
 from __future__ import annotations
@@ -36,7 +37,7 @@ class Understates:
         said = sight.signals.get(self._said)
         if report is None or said is None:
             return None
-        counted = sight.traffic.mean(self._counted, sight.now_s - report.interval_s)
+        counted = sight.traffic.mean(self._counted, sight.now_s - sight.passed_s)
         if counted is None or counted <= self._times * said + self._slack:
             return None
         claim = f"the agent says {measured(self._said, said)} {SIGNALS[self._said][2]}"
