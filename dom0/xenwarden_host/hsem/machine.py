@@ -89,7 +89,11 @@ class Machine:
                 continue
             spec = rule.spec
             latch = None if vm.case is None else vm.case.raise_latches.setdefault(spec.name, {})
-            if latch is None and rule.gate is not None and rule.gate.isdisjoint(over):
+            if latch is None and (
+                not turn.view.overflows
+                if rule.needs_overflow
+                else rule.gate is not None and rule.gate.isdisjoint(over)
+            ):
                 outcome = None
             else:
                 outcome = rule.raises(turn.sight, latch)

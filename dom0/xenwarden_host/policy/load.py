@@ -144,6 +144,7 @@ def _policy(data: Mapping[str, Any], sources: dict[str, str], own: Loaded | None
         vms=tuple(entries),
         detect=_record(model.Detect, data["detect"]),
         rules=tuple(_rule(name, rule, data["watch"]["min_hits"]) for name, rule in data["rules"].items()),
+        overflow=_overflow(data["overflow"]),
         neighbours=_record(model.Neighbours, data["neighbours"]),
         limits={LimitKey.parse(key): _limit(value) for key, value in data["limits"].items()},
         grants=_grants(data["grants"]),
@@ -181,6 +182,11 @@ def _limit(values: Mapping[str, Any]) -> model.LimitPolicy:
 def _grants(values: Mapping[str, Any]) -> model.GrantPolicy:
     resources = {name: _record(model.GrantRule, values[name]) for name in RESOURCES}
     return _record(model.GrantPolicy, {**values, "resources": resources})
+
+
+def _overflow(values: Mapping[str, Any]) -> model.OverflowPolicy:
+    gauges = {name: _record(model.Gauge, values[name]) for name in model.OVERFLOWS}
+    return _record(model.OverflowPolicy, {**values, "gauges": gauges})
 
 
 def _rule(name: str, values: Mapping[str, Any], min_hits: int) -> model.RuleSpec:

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from xenwarden_host.records import LimitKey, Verdict
 
 UNKNOWN = "unknown"  # the profile of a VM that no entry names
+OVERFLOWS = ("cpu", "memory", "forks", "events", "disk", "asks")  # what a VM can take all of
 
 
 class RuleKind(StrEnum):
@@ -134,6 +135,23 @@ class Neighbours:
     within_s: float
     size_times: float
     fell_to: float
+
+
+@dataclass(frozen=True, slots=True)
+class Gauge:
+    """When a VM takes all that it can of one thing."""
+
+    full: float
+    for_s: float
+
+
+@dataclass(frozen=True, slots=True)
+class OverflowPolicy:
+    """When a VM takes all that it can, unlike its history; `gauges` by the names in `OVERFLOWS`."""
+
+    after_s: float
+    known_s: float
+    gauges: Mapping[str, Gauge]
 
 
 @dataclass(frozen=True, slots=True)
@@ -272,6 +290,7 @@ class Policy:
     vms: tuple[VmEntry, ...]
     detect: Detect
     rules: tuple[RuleSpec, ...]
+    overflow: OverflowPolicy
     neighbours: Neighbours
     limits: Mapping[LimitKey, LimitPolicy]
     grants: GrantPolicy
