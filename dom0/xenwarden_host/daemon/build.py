@@ -54,14 +54,15 @@ def build_warden(
     database.notices += set_aside_if_damaged(grants_path)
     grants_path.touch(mode=0o600)
     history = History(policy)
+    grants = GrantBook(hypervisor, Journal(grants_path))
     return Warden(
         policy=policy,
         tracker=Tracker(hypervisor, store, clock, passive=dry_run),
         history=history,
         hrem=Hrem(sys_root),
         hsem=Hsem(policy, history),
-        engine=LimitEngine(hypervisor, vifs, journal, clock, vbds),
-        grants=GrantBook(hypervisor, Journal(grants_path)),
+        engine=LimitEngine(hypervisor, vifs, journal, clock, vbds, grants.own_text),
+        grants=grants,
         hypervisor=hypervisor,
         store=store,
         vifs=vifs,

@@ -12,6 +12,7 @@ from xenwarden_channel.messages import MAX_VALUE
 from xenwarden_host import audit
 from xenwarden_host.daemon import views, words
 from xenwarden_host.daemon.apply import Applier
+from xenwarden_host.daemon.balance import BalanceDesk
 from xenwarden_host.daemon.grantdesk import GrantDesk
 from xenwarden_host.daemon.ledger import Ledger
 from xenwarden_host.daemon.samples import Samples
@@ -99,6 +100,16 @@ class Warden:
             status=hsem.state,
             signals=self.known_signals,
         )
+        self.balance = BalanceDesk(
+            policy=policy,
+            book=grants,
+            hypervisor=hypervisor,
+            store=store,
+            clock=clock,
+            audit_log=audit_log,
+            status=hsem.state,
+            signals=self.known_signals,
+        )
         self.overflows = Overflows(policy, history)
         self.idle = Idle()
         self.store_use = StoreUse(store, clock, audit_log)
@@ -132,6 +143,7 @@ class Warden:
         self.hsem.policy = policy
         self.overflows.set_policy(policy)
         self.desk.policy = policy
+        self.balance.set_policy(policy)
         for guest in self.tracker.guests.values():
             guest.next_history_s = float("-inf")  # priors may have changed
 
@@ -365,8 +377,9 @@ class Warden:
         self.applier.note_changes(self.engine.reconcile(self._domains), vms)
 
     def _grant(self, vms: dict[str, Guest]) -> None:
-        """Have HREM deal with requests for more; before the limits, which stand above what is granted."""
+        """Have HREM balance and deal with requests for more; before the limits, which stand above both."""
         limited = {(status.uuid, status.key.kind) for status in self.engine.status()}
+        self._guard("balance", lambda: self.balance.tick(vms, limited, killed=self.applier.killed))
         self.desk.tick(vms, limited, killed=self.applier.killed)
 
     def known_signals(self, guest: Guest) -> dict[str, float]:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from xenwarden_host.records import LimitKey, Verdict
+    from xenwarden_host.records import LimitKey, LimitKind, Verdict
 
 UNKNOWN = "unknown"  # the profile of a VM that no entry names
 OVERFLOWS = ("cpu", "memory", "forks", "events", "disk", "asks")  # what a VM can take all of
@@ -191,6 +191,39 @@ class GrantPolicy:
     vcpus_per_cpu: float
 
 
+class BalanceMode(StrEnum):
+    """What the balancer does with what it finds."""
+
+    NONE = "none"  # no "off": YAML takes that for false
+    ADVISE = "advise"  # `xenwarden capacity` tells it
+    ACT = "act"
+
+
+@dataclass(frozen=True, slots=True)
+class BalanceRule:
+    """How one resource is balanced."""
+
+    step: int
+    least: int
+    hungry_pct: float
+    idle_pct: float
+
+
+@dataclass(frozen=True, slots=True)
+class BalancePolicy:
+    """How weight and memory are moved between VMs."""
+
+    mode: BalanceMode
+    hungry_s: float
+    idle_s: float
+    every_s: float
+    keeps: float
+    times: float
+    full_pct: float
+    waits_pct: float
+    rules: Mapping[LimitKind, BalanceRule]
+
+
 @dataclass(frozen=True, slots=True)
 class SprawlPolicy:
     """When a VM counts as idle, and as forgotten."""
@@ -294,6 +327,7 @@ class Policy:
     neighbours: Neighbours
     limits: Mapping[LimitKey, LimitPolicy]
     grants: GrantPolicy
+    balance: BalancePolicy
     sprawl: SprawlPolicy
     watch: Watch
     release: Release
