@@ -109,7 +109,7 @@ _EVENT = (
     ("mono_s", "when, dom0's CLOCK_MONOTONIC"),
     (
         "event",
-        "what kind: state, verdict, level, order, ask, alert, limit-set, limit-failed, grant, grant-ended, balance, …",
+        "what kind: state, verdict, level, order, ask, alert, limit-set, limit-failed, grant, balance, …",
     ),
     ("uuid", "the VM; empty where it is about the host"),
     ("name", "the VM's name"),

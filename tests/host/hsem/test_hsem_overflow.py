@@ -5,6 +5,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+import pytest
 from simulate import CAP, Host, SimVm
 
 from xenwarden_host.records import Transition, Verdict, VmState
@@ -56,8 +57,10 @@ def test_a_build_that_starts_a_few_processes_for_each_cpu_is_no_fork_bomb() -> N
     assert {verdict for _t, verdict in host.verdicts("v")} == {Verdict.NEITHER}
 
 
-def test_a_fork_bomb_is_contained_by_its_cpu() -> None:
+@pytest.mark.parametrize("phase", range(5))  # of the agent's reports
+def test_a_fork_bomb_is_contained_by_its_cpu(phase: int) -> None:
     host = grown(fork_bomb)
+    host.vms["v"].phase = phase
     host.run(30)
     host.until("v", VmState.CONTAINED, 40)
     assert set(host.vms["v"].limits) == {CAP}
