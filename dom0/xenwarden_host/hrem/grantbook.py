@@ -100,6 +100,10 @@ class GrantBook:
         place = self._places.get(id_)
         return int(place.original or 0) if place is not None and place.active else has
 
+    def unsettled(self) -> set[Id]:
+        """Return what is to be the VM's own again, and has not been read back as that."""
+        return {i for i, place in self._places.items() if place.active} - self.wants.keys() - self.lent.keys()
+
     def own_text(self, uuid: str, kind: LimitKind, text: str | None) -> str | None:
         """Return what would stand there without the balancer, where `text` does now."""
         place = self._places.get((uuid, kind))
