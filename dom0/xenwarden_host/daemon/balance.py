@@ -107,7 +107,7 @@ class BalanceDesk:
             hungry = self._balancer.observe(kind, moods, now_s)
             if not hungry and not any(id_[1] is kind for id_ in self._book.lent):
                 continue  # nothing to ask the host for: the usual case
-            seats = self._seats(kind, guests, limited)
+            seats = self._seats(kind, guests, signals, limited)
             if kind is LimitKind.MEMORY:
                 keeps_kb = self.policy.grants.host_keeps_kb
                 room = balancer.memory_room(seats, host.free_memory_kb, keeps_kb)
@@ -117,7 +117,13 @@ class BalanceDesk:
             for change in self._balancer.decide(kind, seats, room, now_s):
                 self._take(change, guests[change.uuid], own[change.uuid], now_s)
 
-    def _seats(self, kind: LimitKind, guests: Mapping[str, Guest], limited: Collection[Id]) -> list[Seat]:
+    def _seats(
+        self,
+        kind: LimitKind,
+        guests: Mapping[str, Guest],
+        signals: Mapping[str, Mapping[str, float]],
+        limited: Collection[Id],
+    ) -> list[Seat]:
         """Return how all VMs stand; one that cannot be read is left out."""
         homes = [f"/local/domain/{guest.info.domid}" for guest in guests.values()]
         most = self._store.read_many([f"{home}/memory/static-max" for home in homes])
@@ -130,6 +136,7 @@ class BalanceDesk:
             except (XenwardenError, StoreError):
                 continue
             own = self._book.own(id_, has)
+            used_pct = signals[info.uuid].get("mem_used_pct", 100.0)
             ceiling = policy.maximum.get(kind, int(own * self.policy.balance.times))
             if kind is LimitKind.MEMORY:  # a fixed node that libxl writes and no guest can
                 ceiling = min(ceiling, int(value) if value is not None and value.isdigit() else own)
@@ -149,6 +156,7 @@ class BalanceDesk:
                     and id_ not in limited
                     and id_ not in self._book.wants
                     and self._status(info.uuid) is VmState.NORMAL,
+                    used=int(info.memory_kb * used_pct / 100) if kind is LimitKind.MEMORY else 0,
                 )
             )
         return seats

@@ -4,7 +4,8 @@
 Nothing is made of nothing: a hungry VM gets what is free, or what VMs lend that have long been idle. All
 weights together never exceed what they were without us, so that dom0 and whoever else is on the host
 keeps its share; all memory together never exceeds what the host has and does not keep. A VM that is hungry
-and has less than is its own goes first, before those that have more than theirs.
+and has less than is its own goes first, before those that have more than theirs; but nobody is made hungry
+by what is taken from it, and who lends stays idle.
 
 It cannot thrash: between *hungry* and *idle* a VM keeps what it has; either must last; what changes changes
 by no less than `least` and no more than `step`, and a VM no more often than `every_s`.
@@ -12,6 +13,7 @@ by no less than `least` and no more than `step`, and a VM no more often than `ev
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from enum import Enum
 from typing import TYPE_CHECKING
@@ -45,6 +47,7 @@ class Seat:
     guarantee: int  # 0: none
     ceiling: int
     movable: bool  # False: suspected, limited, granted more, exempt, or not to be known
+    used: int = 0  # of memory: to take it away would have the VM kill processes
 
 
 @dataclass(frozen=True, slots=True)
@@ -199,7 +202,8 @@ class _Turn:
         """Return the least that the VM keeps, however idle it is."""
         if self.kind is LimitKind.WEIGHT:
             return base if seat.guarantee else int(base * self._policy.keeps)
-        return max(seat.guarantee, int(seat.own * self._policy.keeps))
+        still_idle = int(seat.used * 100 / max(1.0, self._rule.idle_pct))
+        return max(seat.guarantee, int(seat.own * self._policy.keeps), still_idle)
 
     def wanted(self, seat: Seat, base: int) -> int:
         """Return how much more a hungry VM is to get in this turn, if there is as much."""
@@ -215,6 +219,8 @@ class _Turn:
 
     def move(self, seat: Seat, value: int, why: str) -> bool:
         """Change by one step towards `value`; return whether that is enough to be done."""
+        if value < seat.has:
+            value = max(value, min(seat.has, math.ceil(seat.used * 100 / max(1.0, self._rule.hungry_pct))))
         step = max(-self._rule.step, min(self._rule.step, value - seat.has))
         # The last bit of the way back to its own is always enough.
         enough = abs(step) >= self._rule.least or (step != 0 and seat.has + step == seat.own)

@@ -97,9 +97,8 @@ class History:
         self._default = "unknown"
         self._vms = {}
         for uuid, data in kept.items():
-            self.restore(uuid, data)
+            self.restore(uuid, data, used[uuid])
             self._vms[uuid].frozen = uuid in frozen
-            self._vms[uuid].used_s = used[uuid]
 
     def profile(self, uuid: str, profile: str) -> None:
         """Have the VM judged by this profile's priors. What was learnt stays, within the new bounds."""

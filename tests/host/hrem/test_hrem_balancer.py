@@ -39,6 +39,7 @@ class Vm:
     taken: int = 0
     movable: bool = True
     stubborn: bool = False  # does not give memory back
+    used: int = 0
 
     def __post_init__(self) -> None:
         self.has = self.has or self.own
@@ -58,7 +59,7 @@ class Host:
     def seats(self) -> list[Seat]:
         ceilings = {name: int(vm.own * POLICY.times) for name, vm in self.vms.items()}
         return [
-            Seat(name, vm.has, vm.own, vm.taken, vm.guarantee, ceilings[name], vm.movable)
+            Seat(name, vm.has, vm.own, vm.taken, vm.guarantee, ceilings[name], vm.movable, vm.used)
             for name, vm in self.vms.items()
         ]
 
@@ -116,6 +117,16 @@ def test_what_is_free_goes_before_what_others_have() -> None:
     assert host.has() == {"a": 512 * MB, "b": 256 * MB}
 
 
+def test_no_memory_is_taken_that_is_in_use() -> None:
+    idle = Vm(256 * MB, Mood.IDLE, used=100 * MB)
+    host = Host(MEMORY, {"a": Vm(256 * MB, Mood.HUNGRY), "b": idle}, KEEPS_KB).run(2000)
+    assert host.has()["b"] == 200 * MB  # of which 100 MB are still half: it is idle as it was
+    host.vms["a"].used = 290 * MB
+    idle.mood = Mood.HUNGRY  # its own, but now in use by another
+    host.run(2000)
+    assert host.has()["a"] == 312 * MB
+
+
 def test_memory_that_is_not_given_back_is_not_given_on() -> None:
     host = Host(
         MEMORY, {"a": Vm(256 * MB, Mood.HUNGRY), "b": Vm(256 * MB, Mood.IDLE, stubborn=True)}, KEEPS_KB
@@ -155,18 +166,28 @@ def test_moods() -> None:
 
 
 MOODS = st.sampled_from(list(Mood))
+Made = tuple[int, Mood, int, bool, float]  # own, mood, guarantee, stubborn, share of its own in use
 VMS = st.lists(
-    st.tuples(st.integers(64, 1024), MOODS, st.sampled_from([0, 0, 100, 300, 700]), st.booleans()),
+    st.tuples(
+        st.integers(64, 1024), MOODS, st.sampled_from([0, 0, 100, 300, 700]), st.booleans(), st.floats(0, 1)
+    ),
     min_size=1,
     max_size=6,
 )
 
 
-def make(kind: LimitKind, vms: list[tuple[int, Mood, int, bool]], free_mb: int) -> Host:
+def make(kind: LimitKind, vms: list[Made], free_mb: int) -> Host:
     unit = 1 if kind is WEIGHT else MB
     made = {
-        str(n): Vm(own * unit, found, guarantee * unit, movable=n != 4, stubborn=stubborn)
-        for n, (own, found, guarantee, stubborn) in enumerate(vms)
+        str(n): Vm(
+            own * unit,
+            found,
+            guarantee * unit,
+            movable=n != 4,
+            stubborn=stubborn,
+            used=int(own * unit * used) if kind is MEMORY else 0,
+        )
+        for n, (own, found, guarantee, stubborn, used) in enumerate(vms)
     }
     return Host(kind, made, free_mb * MB)
 
@@ -179,7 +200,7 @@ def make(kind: LimitKind, vms: list[tuple[int, Mood, int, bool]], free_mb: int) 
     st.lists(st.tuples(st.integers(0, 5), MOODS, st.integers(1, 90)), max_size=12),
 )
 def test_whatever_happens_sums_steps_guarantees_and_intervals_hold(
-    kind: LimitKind, vms: list[tuple[int, Mood, int, bool]], free_mb: int, story: list[tuple[int, Mood, int]]
+    kind: LimitKind, vms: list[Made], free_mb: int, story: list[tuple[int, Mood, int]]
 ) -> None:
     host, rule = make(kind, vms, free_mb), POLICY.rules[kind]
     own = {name: vm.own for name, vm in host.vms.items()}
@@ -206,6 +227,10 @@ def test_whatever_happens_sums_steps_guarantees_and_intervals_hold(
                 assert abs(change.value - change.was) <= rule.step
                 assert abs(change.value - change.was) >= rule.least or change.value == vm.own
                 assert change.value <= max(vm.own * POLICY.times, base[change.uuid])
+                if change.value < change.was:
+                    assert change.value * rule.hungry_pct / 100 >= min(
+                        vm.used, change.was * rule.hungry_pct / 100
+                    )
                 if vm.guarantee and change.value < change.was:
                     promised = base[change.uuid] if kind is WEIGHT else vm.guarantee
                     assert change.value >= min(promised, vm.own)
@@ -221,9 +246,7 @@ def host_bases(host: Host) -> list[int]:
 
 @settings(max_examples=60, deadline=None)
 @given(st.sampled_from(KINDS), VMS, st.integers(0, 2048))
-def test_at_steady_load_it_comes_to_rest(
-    kind: LimitKind, vms: list[tuple[int, Mood, int, bool]], free_mb: int
-) -> None:
+def test_at_steady_load_it_comes_to_rest(kind: LimitKind, vms: list[Made], free_mb: int) -> None:
     host = make(kind, vms, free_mb).run(2 * 3600)
     before = len(host.log)
     host.run(3600)
@@ -233,9 +256,11 @@ def test_at_steady_load_it_comes_to_rest(
 @settings(max_examples=60, deadline=None)
 @given(st.sampled_from(KINDS), VMS, st.lists(st.tuples(MOODS, st.integers(1, 5)), min_size=1, max_size=80))
 def test_who_claims_something_else_every_few_seconds_moves_nothing(
-    kind: LimitKind, vms: list[tuple[int, Mood, int, bool]], claims: list[tuple[Mood, int]]
+    kind: LimitKind, vms: list[Made], claims: list[tuple[Mood, int]]
 ) -> None:
-    host = make(kind, [(own, Mood.CONTENT, 0, stubborn) for own, _mood, _guarantee, stubborn in vms], 1024)
+    host = make(
+        kind, [(own, Mood.CONTENT, 0, False, used) for own, _mood, _guarantee, _stubborn, used in vms], 1024
+    )
     last = Mood.CONTENT
     for found, looks in claims:
         if found is last:  # it must be another claim, or it would have lasted

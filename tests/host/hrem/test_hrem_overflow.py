@@ -130,10 +130,12 @@ def test_nothing_is_learnt_while_the_vm_is_frozen() -> None:
     assert vm.second({"vcpu_pct": 100.0})[0].known_s < POLICY.overflow.known_s
 
 
-def test_what_the_history_knows_outlives_the_daemon() -> None:
+def test_what_the_history_knows_outlives_the_daemon_and_a_new_policy() -> None:
     vm = Vm()
+    vm.now_s = 4 * POLICY.history.memory_s  # dom0 has been up for weeks
     vm.seconds(400, {"vcpu_pct": 100.0})
     vm.history.restore("u", vm.history.dump("u"), vm.now_s)
+    vm.history.set_policy(POLICY)
     vm.overflows = Overflows(POLICY, vm.history)
     assert not any(vm.seconds(60, {"vcpu_pct": 100.0}))
 
