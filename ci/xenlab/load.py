@@ -81,7 +81,8 @@ class _Reader:
         )
 
     def _guest(self, index: int, data: dict[str, Any]) -> Guest:
-        fields = {{"memory": "memory_mb"}.get(k, k): v for k, v in data.items()}
+        units = {"memory": "memory_mb", "max_memory": "max_memory_mb"}
+        fields = {units.get(k, k): v for k, v in data.items()}
         if "vifs" in fields:
             fields["vifs"] = tuple(Vif(**v) for v in fields["vifs"])
         return Guest(index=index, **fields)

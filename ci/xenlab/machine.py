@@ -332,6 +332,8 @@ def _xl_config(guest: Guest, guests: tuple[Guest, ...], *, agent: bool) -> str:
         "vif": vifs,
         "on_crash": "destroy",
     }
+    if guest.max_memory_mb is not None:
+        lines["maxmem"] = guest.max_memory_mb
     if guest.weight is not None:
         lines["cpu_weight"] = guest.weight
     if guest.cap is not None:

@@ -45,6 +45,7 @@ class Guest:
     index: int
     type: str = "pv"
     memory_mb: int = 192
+    max_memory_mb: int | None = None  # what it can balloon up to
     vcpus: int = 1
     vifs: tuple[Vif, ...] = (Vif(),)
     agent: bool = True

@@ -199,6 +199,18 @@ class Request:
 
 
 @dataclass(frozen=True, slots=True)
+class Overflow:
+    """HREM's finding: the VM takes all that it can of something, which its history does not know."""
+
+    of: str  # one of `policy.model.OVERFLOWS`
+    signal: str
+    value: float
+    full: float  # from here on it is all, by the policy
+    for_s: float  # without a break
+    known_s: float  # how long its history knows it so, in sum
+
+
+@dataclass(frozen=True, slots=True)
 class VmView:
     """All that HSEM may know of one VM at one tick."""
 
@@ -217,6 +229,7 @@ class VmView:
     answer: Answer | None  # the last one
     held: frozenset[LimitKey] = field(default_factory=frozenset)  # our limits in force
     service: bool = False  # dom0, a stub, driver or store domain
+    overflows: tuple[Overflow, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

@@ -77,6 +77,7 @@ SIGNALS: dict[str, tuple[str, str, str]] = {
     "vbd_full_ps": (HREM, "1/s", "requests that found its block backend's ring full, and had to wait"),
     "event_ps": (HREM, "1/s", "events that its backend devices received from it"),
     "spurious_event_ps": (HREM, "1/s", "of these, events without work"),
+    "ask_ps": (HREM, "1/s", "requests for more that it made, over the last half minute"),
     "domain_age_s": (HREM, "s", "time since dom0 first saw this domain of the VM"),
     "domain_restarts": (HREM, "count", "times that the VM was started anew within the last hour"),
 }

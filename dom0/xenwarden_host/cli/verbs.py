@@ -109,7 +109,7 @@ _EVENT = (
     ("mono_s", "when, dom0's CLOCK_MONOTONIC"),
     (
         "event",
-        "what kind: state, verdict, level, order, ask, alert, limit-set, limit-failed, grant, grant-ended, …",
+        "what kind: state, verdict, level, order, ask, alert, limit-set, limit-failed, grant, balance, …",
     ),
     ("uuid", "the VM; empty where it is about the host"),
     ("name", "the VM's name"),
@@ -332,7 +332,8 @@ VERBS = (
         "capacity",
         "Tell how full the host is, and which VMs are near their maximum.",
         "Who is often close to what its vCPUs can give, who waits for CPU more than is usual for it, what is "
-        "left, what one more VM such as the middling one here would do, and which VM to move away.",
+        "left, what one more VM such as the middling one here would do, which VM to move away, and what the "
+        "balancer would change (policy: balance).",
         examples=(("xenwarden capacity", "Look before another VM is started."),),
         json=(
             ("cpus", "CPUs of the host"),
@@ -347,7 +348,7 @@ VERBS = (
             ("one_more.cpus_used", "CPUs that it would use"),
             ("one_more.fits", "whether nobody would suffer"),
             ("one_more.text", "one sentence"),
-            ("advice", "sentences: what to move away, and why"),
+            ("advice", "sentences: what to move away or to change, and why"),
             ("vms", "list of VMs"),
             ("vms[].name", "the VM's name"),
             ("vms[].domid", "its domain id now"),

@@ -25,6 +25,7 @@ def capacity_of(warden: Warden) -> dict[str, Any]:
         loads[guest.info.service].append(_load(warden, guest))
     host, keeps_kb = warden.hypervisor.host_info(), warden.policy.grants.host_keeps_kb
     found: dict[str, Any] = plain(capacity.look(host, loads[True], loads[False], keeps_kb))
+    found["advice"] += warden.balance.advice
     found["vms"] = [
         plain(load) | {"is_near_max": load.is_near_max, "gets_too_little": load.gets_too_little}
         for load in loads[False]

@@ -23,8 +23,8 @@ if TYPE_CHECKING:
     from xenwarden_host.policy.model import Policy
     from xenwarden_host.protocols import Clock, Hypervisor, Store, VbdControl, VifControl
 
-# Apart from the limits' journal: what is granted is no original of a limit.
-_GRANTS_FILE = "grants.db"
+# Apart from the limits' journal: what is granted or lent is no original of a limit.
+GRANTS_FILE = "grants.db"
 
 
 def build_warden(
@@ -50,18 +50,19 @@ def build_warden(
     # The database first: it sets a damaged file aside before the journal opens it.
     database = Database(path, audit_rows=policy.audit.max_records, audit_days=policy.audit.max_days)
     journal = Journal(path)
-    grants_path = state_dir / _GRANTS_FILE
+    grants_path = state_dir / GRANTS_FILE
     database.notices += set_aside_if_damaged(grants_path)
     grants_path.touch(mode=0o600)
     history = History(policy)
+    grants = GrantBook(hypervisor, Journal(grants_path))
     return Warden(
         policy=policy,
         tracker=Tracker(hypervisor, store, clock, passive=dry_run),
         history=history,
         hrem=Hrem(sys_root),
         hsem=Hsem(policy, history),
-        engine=LimitEngine(hypervisor, vifs, journal, clock, vbds),
-        grants=GrantBook(hypervisor, Journal(grants_path)),
+        engine=LimitEngine(hypervisor, vifs, journal, clock, vbds, grants.own_text),
+        grants=grants,
         hypervisor=hypervisor,
         store=store,
         vifs=vifs,

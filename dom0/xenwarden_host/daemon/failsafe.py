@@ -14,9 +14,11 @@ from xenwarden_host import __version__, audit
 from xenwarden_host.audit import Audit
 from xenwarden_host.daemon import main as daemon
 from xenwarden_host.daemon import words
+from xenwarden_host.daemon.build import GRANTS_FILE
 from xenwarden_host.daemon.clock import SystemClock
-from xenwarden_host.database import FILE_NAME, Database
+from xenwarden_host.database import FILE_NAME, Database, set_aside_if_damaged
 from xenwarden_host.errors import ConfigError, XenwardenError
+from xenwarden_host.hrem.grantbook import GrantBook
 from xenwarden_host.limits.engine import LimitEngine
 from xenwarden_host.limits.journal import Journal
 from xenwarden_host.policy.load import defaults, load
@@ -26,6 +28,7 @@ from xenwarden_host.records import LimitState
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from xenwarden_host.hrem.grantbook import Id
     from xenwarden_host.policy.model import Policy
     from xenwarden_host.protocols import Hypervisor, VbdControl, VifControl
 
@@ -82,14 +85,20 @@ def run(
     path = options.state_dir / FILE_NAME
     database = Database(path, audit_rows=policy.audit.max_records, audit_days=policy.audit.max_days)
     journal = Journal(path)
+    grants_path = options.state_dir / GRANTS_FILE
+    database.notices += set_aside_if_damaged(grants_path)
+    grants_path.touch(mode=0o600)
+    book = GrantBook(hypervisor, Journal(grants_path))
     try:
         for notice in database.notices:
             print(f"xenwarden-failsafe: {notice}", file=sys.stderr)
         clock = SystemClock()
-        engine = LimitEngine(hypervisor, vifs, journal, clock, vbds)
-        left = _settle(engine, hypervisor, Audit(database, clock), None if options.release else policy)
+        engine = LimitEngine(hypervisor, vifs, journal, clock, vbds, book.own_text)
+        audit_log = Audit(database, clock)
+        left = _settle(engine, book, hypervisor, audit_log, None if options.release else policy)
         return 1 if left or database.notices else 0
     finally:
+        book.close()
         journal.close()
         database.close()
         os.close(lock)
@@ -105,16 +114,22 @@ def _policy(options: argparse.Namespace) -> Policy:
         return defaults()
 
 
-def _settle(engine: LimitEngine, hypervisor: Hypervisor, audit_log: Audit, policy: Policy | None) -> int:
+def _settle(
+    engine: LimitEngine, book: GrantBook, hypervisor: Hypervisor, audit_log: Audit, policy: Policy | None
+) -> int:
     """Release what `policy` (None: nobody's) does not keep; return how many originals are not back."""
     domains = hypervisor.list_domains()
     names = {domain.uuid: domain.name for domain in domains}
     kept = set()
-    for uuid in {status.uuid for status in engine.status()}:
+    more = [*book.wants, *book.lent]
+    for uuid in {status.uuid for status in engine.status()} | {id_[0] for id_ in more}:
         if policy is not None and policy.vm(uuid, names.get(uuid, "")).fail_safe is FailSafe.KEEP:
             kept.add(uuid)
         else:
             engine.lift_all(uuid)
+            for id_ in [id_ for id_ in more if id_[0] == uuid]:
+                book.end(id_)
+                book.end_lent(id_)
     for attempt in range(_TRIES):
         for status in engine.reconcile(domains):
             audit_log.record(
@@ -133,11 +148,30 @@ def _settle(engine: LimitEngine, hypervisor: Hypervisor, audit_log: Audit, polic
             for status in engine.status()
             if status.uuid not in kept and status.state is not LimitState.NO_TARGET
         ]
-        if not any(status.state is LimitState.PENDING for status in left) or attempt == _TRIES - 1:
+        # What was granted or lent stands below the limits, so it goes after them.
+        limited = {(status.uuid, status.key.kind) for status in engine.status()}
+        for change in book.reconcile({domain.uuid: domain for domain in domains}, limited, _complain):
+            name = names.get(change.id[0], change.id[0])
+            audit_log.record(
+                "fail-safe",
+                who=audit.DAEMON,
+                text=f"{name}: {change.id[1]} {change.became}: {change.has}",
+                uuid=change.id[0],
+                name=name,
+                kind=str(change.id[1]),
+                state=str(change.became),
+            )
+        waiting = book.unsettled() - limited
+        pending = waiting or any(status.state is LimitState.PENDING for status in left)
+        if not pending or attempt == _TRIES - 1:
             break
         time.sleep(_WAIT_S)
         domains = hypervisor.list_domains()
-    return len(left)
+    return len(left) + len(waiting)
+
+
+def _complain(id_: Id, problem: Exception) -> None:
+    print(f"xenwarden-failsafe: {id_[1]} of {id_[0]}: {problem}", file=sys.stderr)
 
 
 if __name__ == "__main__":

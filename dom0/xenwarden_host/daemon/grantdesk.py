@@ -98,6 +98,7 @@ class GrantDesk:
             if request is not None:
                 self._take(uuid, guest, request, vms, now_s, killed=killed)
         if killed:
+            self._reconcile_book(vms, {*limited, *self.book.wants})  # what was lent goes back
             return
         for id_ in list(self.book.wants):
             if id_[0] in vms:
@@ -105,15 +106,14 @@ class GrantDesk:
         self._reconcile(vms, now_s)
 
     def take_back(self, vms: Mapping[str, Guest], uuids: Collection[str]) -> None:
-        """Take back now what these VMs were granted: nobody would later."""
-        for id_ in [id_ for id_ in self.book.wants if id_[0] in uuids]:
+        """Take back now what these VMs were granted or lent: nobody would later."""
+        for id_ in [id_ for id_ in (*self.book.wants, *self.book.lent) if id_[0] in uuids]:
             self.book.end(id_)
+            self.book.end_lent(id_)
         self._reconcile(vms, self._clock.monotonic())
 
     def _reconcile(self, vms: Mapping[str, Guest], now_s: float) -> None:
-        domains = {uuid: guest.info for uuid, guest in vms.items()}
-        for change in self.book.reconcile(domains, self._limited, self._note_failure):
-            self._note(change, vms[change.id[0]])
+        self._reconcile_book(vms, self._limited)
         for uuid, asker in self._askers.items():
             if asker.waiting is not None and now_s >= asker.waiting[2] and uuid in vms:
                 request, decision, _until_s = asker.waiting
@@ -122,6 +122,11 @@ class GrantDesk:
                 self._answer(vms[uuid], request, "expired", Decision(0, "failed"))
                 self._tell_of_denial(vms[uuid], request, f"expired: {REASONS['failed']}")
                 log.warning("event=grant-expired uuid=%s kind=%s more=%d", uuid, request.kind, decision.more)
+
+    def _reconcile_book(self, vms: Mapping[str, Guest], let_alone: Collection[Id]) -> None:
+        domains = {uuid: guest.info for uuid, guest in vms.items()}
+        for change in self.book.reconcile(domains, let_alone, self._note_failure):
+            self._note(change, vms[change.id[0]])
 
     # --- requests ----------------------------------------------------------------------------------
 
@@ -279,7 +284,9 @@ class GrantDesk:
         uuid, kind = change.id
         name = guest.info.name
         if change.became is Became.OVERRULED:
-            text = f"{name}: somebody else changed its {_NAMES[kind]} while more was granted: that stays"
+            text = (
+                f"{name}: somebody else changed its {_NAMES[kind]} while it was granted or lent: that stays"
+            )
             self._record("grant-overruled", guest, text, kind=str(kind), value=change.has)
             return
         asker = self._askers.get(uuid)

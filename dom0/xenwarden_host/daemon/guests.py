@@ -8,6 +8,7 @@ receive times are dom0's own; what a guest says of time is shown and never used.
 from __future__ import annotations
 
 import ipaddress
+from collections import deque
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
@@ -28,6 +29,8 @@ _MAX_LISTED = 32  # names in `over` and `missing`
 _MAX_PEERS = 8  # lines of each kind in a detail
 _MAX_INTERVAL_S = 3600.0
 _DETAIL_FRESH_S = 15.0
+_ASKS_OVER_S = 30.0  # requests are counted over so long
+_MAX_ASKS = 64  # and no more of them
 
 
 def parse_report(untrusted: bytes) -> Report:
@@ -158,6 +161,7 @@ class Inbox:
         self.report_is_new = False
         self.answer: Answer | None = None
         self.request: Request | None = None  # that stands now
+        self.asked_s: deque[float] = deque(maxlen=_MAX_ASKS)  # when the last requests were read
         self.bad_values = 0
         self._fault: AgentState | None = None  # GARBLED or VERSION until a good report comes
         self._last_raw: dict[str, bytes] = {}
@@ -191,6 +195,7 @@ class Inbox:
                 self._attach_detail(now_s)
             elif node == paths.UP_REQUEST:
                 self.request = parse_request(untrusted)
+                self.asked_s.append(now_s)
             else:
                 self.answer = parse_answer(untrusted)
         except MessageError as error:
@@ -218,6 +223,10 @@ class Inbox:
         fresh = now_s - self._detail_received_s <= _DETAIL_FRESH_S
         destinations, sources = self._detail if fresh else ((), ())
         self.report = replace(report, destinations=destinations, sources=sources)
+
+    def ask_ps(self, now_s: float) -> float:
+        """Return how often the VM asks for more, over the last while."""
+        return sum(now_s - at_s < _ASKS_OVER_S for at_s in self.asked_s) / _ASKS_OVER_S
 
     def excuse(self, now_s: float) -> None:
         """Let silence count from now: dom0 itself could not listen until now."""

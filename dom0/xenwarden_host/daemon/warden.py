@@ -12,12 +12,14 @@ from xenwarden_channel.messages import MAX_VALUE
 from xenwarden_host import audit
 from xenwarden_host.daemon import views, words
 from xenwarden_host.daemon.apply import Applier
+from xenwarden_host.daemon.balance import BalanceDesk
 from xenwarden_host.daemon.grantdesk import GrantDesk
 from xenwarden_host.daemon.ledger import Ledger
 from xenwarden_host.daemon.samples import Samples
 from xenwarden_host.daemon.storeuse import StoreUse
 from xenwarden_host.database import DatabaseError
 from xenwarden_host.errors import LimitError, XenwardenError
+from xenwarden_host.hrem.overflow import Overflows
 from xenwarden_host.hrem.sprawl import Idle
 from xenwarden_host.policy.model import FailSafe
 from xenwarden_host.records import AgentState, Level, LimitKind, Snapshot, VmState
@@ -99,6 +101,17 @@ class Warden:
             status=hsem.state,
             signals=self.known_signals,
         )
+        self.balance = BalanceDesk(
+            policy=policy,
+            book=grants,
+            hypervisor=hypervisor,
+            store=store,
+            clock=clock,
+            audit_log=audit_log,
+            status=hsem.state,
+            signals=self.known_signals,
+        )
+        self.overflows = Overflows(policy, history)
         self.idle = Idle()
         self.store_use = StoreUse(store, clock, audit_log)
         self.samples = Samples()
@@ -129,7 +142,9 @@ class Warden:
             for level in Level
         }
         self.hsem.policy = policy
+        self.overflows.set_policy(policy)
         self.desk.policy = policy
+        self.balance.set_policy(policy)
         for guest in self.tracker.guests.values():
             guest.next_history_s = float("-inf")  # priors may have changed
 
@@ -241,6 +256,9 @@ class Warden:
     def _collect(self, now_s: float, vms: Mapping[str, Guest]) -> None:
         infos = [guest.info for guest in vms.values()]
         self.signals = self.hrem.collect(infos, now_s, self._police_drops(infos))
+        for guest in vms.values():
+            if guest.inbox.asked_s:
+                self.signals[guest.info.uuid]["ask_ps"] = guest.inbox.ask_ps(now_s)
         self.idle.note(self.signals, self.policy.sprawl, self.clock.unix())
 
     def _note_samples(self, vms: Mapping[str, Guest]) -> None:
@@ -275,7 +293,7 @@ class Warden:
         here = {view.uuid for view in snapshot.vms}
         if self._recorder is not None:
             self._guard("recording", lambda: self._record(snapshot))
-        actions = self.hsem.decide(snapshot)
+        actions = self.hsem.decide(self.overflows.find(snapshot))
         self.applier.begin(here)
         self.applier.apply(actions, vms)
         self.applier.finish(here)
@@ -300,6 +318,7 @@ class Warden:
             self.clock.unix(),
             self.hsem.dump(),
             {uuid: self.history.dump(uuid) for uuid in self.history.uuids()},
+            self.overflows.dump(),
         )
         self.audit.record("recording", who=who, text=f"recording begun by {who.partition(':')[2]}")
         return self._recorder.header()
@@ -359,8 +378,9 @@ class Warden:
         self.applier.note_changes(self.engine.reconcile(self._domains), vms)
 
     def _grant(self, vms: dict[str, Guest]) -> None:
-        """Have HREM deal with requests for more; before the limits, which stand above what is granted."""
+        """Have HREM balance and deal with requests for more; before the limits, which stand above both."""
         limited = {(status.uuid, status.key.kind) for status in self.engine.status()}
+        self._guard("balance", lambda: self.balance.tick(vms, limited, killed=self.applier.killed))
         self.desk.tick(vms, limited, killed=self.applier.killed)
 
     def known_signals(self, guest: Guest) -> dict[str, float]:

@@ -1,11 +1,14 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""What was granted beyond what VMs have of their own: set, read back, and taken back to exactly that.
+"""What VMs were granted, or lent by the balancer: set, read back, and taken back to exactly their own.
 
 A grant is no limit and stands below the limits: it is what an admin's `xl mem-set` would be, and the
 limit engine takes it for that. While a limit stands on the same resource of a VM, nothing is touched
 here: what is there then is the limit's. As with limits, what was there is in a journal on disk before
 the first change, an admin's own change meanwhile is the last word, and a value that a new domain of
 the VM carries along (reboot, restore, migration) is known as ours.
+
+Grants and balance have one original between them: a grant ends what the balancer did. Limits stand
+above both, and take no original from the balancer: `own_text`.
 """
 
 from __future__ import annotations
@@ -32,6 +35,7 @@ if TYPE_CHECKING:
     from xenwarden_host.records import DomainInfo
 
 OWNER = "hrem"
+BALANCER = "balance"
 PROBLEMS = (LimitError, HypervisorError, StoreError, JournalError)  # what a change can fail with
 
 _MAX_INACTIVE = 1000  # VMs whose own values are remembered, in case they come back with ours
@@ -58,7 +62,7 @@ class Change:
 
 
 class GrantBook:
-    """All grants, by VM (UUID) and kind.
+    """All grants, and all that is lent, by VM (UUID) and kind.
 
     Args:
         hypervisor: Xen.
@@ -72,7 +76,10 @@ class GrantBook:
             LimitKind.VCPUS: Vcpus(hypervisor),
             LimitKind.WEIGHT: Weight(hypervisor),
         }
-        self.wants: dict[Id, Want] = {(want.uuid, want.key.kind): want for want in journal.wants()}
+        self.wants: dict[Id, Want] = {}
+        self.lent: dict[Id, Want] = {}
+        for want in journal.wants():
+            self._wants_of(want.owner)[want.uuid, want.key.kind] = want
         self._places: dict[Id, Place] = {(place.uuid, place.key.kind): place for place in journal.places()}
         self._set: set[Id] = set()
 
@@ -93,16 +100,32 @@ class GrantBook:
         place = self._places.get(id_)
         return int(place.original or 0) if place is not None and place.active else has
 
+    def unsettled(self) -> set[Id]:
+        """Return what is to be the VM's own again, and has not been read back as that."""
+        return {i for i, place in self._places.items() if place.active} - self.wants.keys() - self.lent.keys()
+
+    def own_text(self, uuid: str, kind: LimitKind, text: str | None) -> str | None:
+        """Return what would stand there without the balancer, where `text` does now."""
+        place = self._places.get((uuid, kind))
+        lent = place is not None and place.active and (uuid, kind) not in self.wants
+        return place.original if place and lent and text in (place.applied, place.intended) else text
+
     def grant(self, id_: Id, value: int, why: str, unix_s: float) -> None:
-        """Have the VM have `value` in all, from the next `reconcile` on.
+        """Have the VM have `value` in all, from the next `reconcile` on. What it was lent is part of it.
 
         Raises:
             JournalError: nothing changed.
         """
-        want = Want(id_[0], LimitKey(id_[1]), OWNER, value, why, unix_s, None)
-        self._journal.save(put=[want])
-        self.wants[id_] = want
-        self._set.discard(id_)
+        self._want(id_, OWNER, value, why, unix_s)
+        self.end_lent(id_)
+
+    def lend(self, id_: Id, value: int, why: str, unix_s: float) -> None:
+        """Have the VM have `value` in all, more or less than its own, from the next `reconcile` on.
+
+        Raises:
+            JournalError: nothing changed.
+        """
+        self._want(id_, BALANCER, value, why, unix_s)
 
     def end(self, id_: Id) -> None:
         """Have the VM have its own again, from the next `reconcile` on.
@@ -110,10 +133,30 @@ class GrantBook:
         Raises:
             JournalError: nothing changed.
         """
-        want = self.wants.get(id_)
+        self._drop(id_, self.wants)
+
+    def end_lent(self, id_: Id) -> None:
+        """Let the balancer have nothing to say here, from the next `reconcile` on.
+
+        Raises:
+            JournalError: nothing changed.
+        """
+        self._drop(id_, self.lent)
+
+    def _wants_of(self, owner: str) -> dict[Id, Want]:
+        return self.lent if owner == BALANCER else self.wants
+
+    def _want(self, id_: Id, owner: str, value: int, why: str, unix_s: float) -> None:
+        want = Want(id_[0], LimitKey(id_[1]), owner, value, why, unix_s, None)
+        self._journal.save(put=[want])
+        self._wants_of(owner)[id_] = want
+        self._set.discard(id_)
+
+    def _drop(self, id_: Id, wants: dict[Id, Want]) -> None:
+        want = wants.get(id_)
         if want is not None:
             self._journal.save(drop=[want])
-            del self.wants[id_]
+            del wants[id_]
             self._set.discard(id_)
 
     def reconcile(
@@ -130,9 +173,13 @@ class GrantBook:
             failed: what cannot be read or changed now; it is tried again.
         """
         changes = []
-        for id_ in list(self.wants.keys() | self._places.keys()):
+        for id_ in list(self.wants.keys() | self.lent.keys() | self._places.keys()):
             domain, place = domains.get(id_[0]), self._places.get(id_)
-            due = id_ in self.wants or (place and (place.active or (domain and place.domid != domain.domid)))
+            due = (
+                id_ in self.wants
+                or id_ in self.lent
+                or (place and (place.active or (domain and place.domid != domain.domid)))
+            )
             if not due or (domain and (domain.dying or domain.cpu_time_s == 0 or id_ in limited)):
                 continue
             try:
@@ -144,7 +191,7 @@ class GrantBook:
         return changes
 
     def _bring(self, id_: Id, domain: DomainInfo) -> Change | None:
-        kind, want = self._kinds[id_[1]], self.wants.get(id_)
+        kind, want = self._kinds[id_[1]], self.wants.get(id_) or self.lent.get(id_)
         text = kind.read(domain)[""]
         known = self._places.get(id_)
         if known is None:
@@ -152,6 +199,7 @@ class GrantBook:
         place, whose = judge(known, text, domain.domid)
         if whose is Whose.ADMIN:
             self.end(id_)
+            self.end_lent(id_)
             self._close(place, text)
             return Change(id_, Became.OVERRULED, int(text or 0), int(text or 0))
         target = str(want.value) if want is not None else place.original
@@ -175,8 +223,8 @@ class GrantBook:
     def _gone(self, id_: Id) -> Change | None:
         """End what was granted to a VM that does not run; what it may come back with stays known."""
         place = self._places.get(id_)
-        if id_ in self.wants:
-            self.end(id_)
+        self.end(id_)
+        self.end_lent(id_)
         if place is not None and place.active:
             self._close(place, place.original)
         return None

@@ -32,6 +32,7 @@ _UP, _DOWN = _STEP * QUANTILE, _STEP * (1.0 - QUANTILE)
 _UNIT_SHARE = 0.01  # values below this share of the prior are all alike: nothing happens
 _DAY_S = 86400.0
 _MAX_GAP_S = 3600.0  # an interval longer than this tells nothing of how long a value held
+_MOST_FULL_S = 30 * _DAY_S
 
 
 class _Vm:
@@ -39,6 +40,7 @@ class _Vm:
 
     __slots__ = (
         "frozen",
+        "full",
         "near",
         "near_of",
         "p95",
@@ -59,6 +61,7 @@ class _Vm:
         self.seen_s = array("d", bytes(8 * size))
         self.upper = array("d", priors)
         self.frozen = False
+        self.full: dict[str, tuple[float, float]] = {}  # by what: seconds, faded, as of when
         self.near = 0
         self.near_of = 0
         self.used_s = 0.0
@@ -94,9 +97,8 @@ class History:
         self._default = "unknown"
         self._vms = {}
         for uuid, data in kept.items():
-            self.restore(uuid, data)
+            self.restore(uuid, data, used[uuid])
             self._vms[uuid].frozen = uuid in frozen
-            self._vms[uuid].used_s = used[uuid]
 
     def profile(self, uuid: str, profile: str) -> None:
         """Have the VM judged by this profile's priors. What was learnt stays, within the new bounds."""
@@ -173,6 +175,20 @@ class History:
         weight = min(1.0, vm.seen_s[index] / policy.enough_s, count / policy.enough_observations)
         return float(learnt**weight * vm.priors[index])
 
+    def learn_full(self, uuid: str, of: str, span_s: float, now_s: float) -> None:
+        """Learn that the VM took all it can of something for so long; nothing while the VM is frozen."""
+        vm = self._vm(uuid)
+        if not vm.frozen:
+            vm.full[of] = (min(self.full_s(uuid, of, now_s) + span_s, _MOST_FULL_S), now_s)
+
+    def full_s(self, uuid: str, of: str, now_s: float) -> float:
+        """Return how long the VM took all it can of something; what is `memory_s` past counts a third."""
+        vm = self._vms.get(uuid)
+        if vm is None or of not in vm.full:
+            return 0.0
+        seconds, at_s = vm.full[of]
+        return seconds * math.exp(min(0.0, at_s - now_s) / self._policy.memory_s)
+
     def freeze(self, uuid: str, frozen: bool) -> None:
         """Stop learning from the VM, or go on: nothing is learnt while it is watched or contained."""
         self._vm(uuid).frozen = frozen
@@ -243,6 +259,7 @@ class History:
             "version": VERSION,
             "profile": vm.profile,
             "near": [vm.near, vm.near_of],
+            "full": {of: round(self.full_s(uuid, of, vm.used_s), 3) for of in vm.full},
             # The tracked percentile as a value, so that it survives a change of priors.
             "signals": {
                 name: [
@@ -268,6 +285,8 @@ class History:
             profile = data["profile"] if data["profile"] in self._priors else self._default
             vm = _Vm(profile, self._priors[profile])
             vm.near, vm.near_of = (int(number) for number in data["near"])
+            for of, seconds in data.get("full", {}).items():
+                vm.full[str(of)] = (min(max(float(seconds), 0.0), _MOST_FULL_S), now_s)
             for name, (times, seen_s, p95, upper) in data["signals"].items():
                 index = self._index.get(name)
                 if index is None:

@@ -59,8 +59,8 @@ class Hsem:
     def policy(self, policy: Policy) -> None:
         self._policy = policy
         self._history.set_policy(policy)
-        self._machine = Machine(policy, self._history)
         self._rules = compile_rules(policy.rules)
+        self._machine = Machine(policy, self._history, self._rules)
         self._tick_rules = tuple(rule for rule in self._rules if not rule.by_report)
         self._habitual = [
             (name, SIGNALS[name][0] == HREM, 0.5 if SIGNALS[name][1] == "%" else 0.01)

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from xenwarden_channel.signals import HREM, VREM
@@ -40,9 +41,10 @@ _MAX_DOUBLINGS = 10  # of the cool-down: from a minute to most of a day
 class Machine:
     """All states' steps. Nothing is kept here: a VM's state is in its `Vm`."""
 
-    def __init__(self, policy: Policy, history: History) -> None:
+    def __init__(self, policy: Policy, history: History, rules: tuple[Rule, ...]) -> None:
         self._policy = policy
         self._history = history
+        self._rules = rules
         self._limiter = Limiter(policy, history)
 
     def step(self, turn: Turn, rules: Iterable[Rule]) -> list[Action]:
@@ -51,13 +53,13 @@ class Machine:
         fired = [item for item in self._fired(turn, rules) if not self._alerted(turn, item, out)]
         match turn.vm.state:
             case VmState.NORMAL:
-                self._normal(turn, fired, rules, out)
+                self._normal(turn, fired, out)
             case VmState.WATCHED:
                 self._watched(turn, fired, rules, out)
             case VmState.CONTAINED:
                 self._contained(turn, fired, rules, out)
             case VmState.PROTECTED:
-                self._protected(turn, fired, rules, out)
+                self._protected(turn, fired, out)
         return out
 
     def close(
@@ -90,7 +92,11 @@ class Machine:
                 continue
             spec = rule.spec
             latch = None if vm.case is None else vm.case.raise_latches.setdefault(spec.name, {})
-            if latch is None and rule.gate is not None and rule.gate.isdisjoint(over):
+            if latch is None and (
+                not turn.view.overflows
+                if rule.needs_overflow
+                else rule.gate is not None and rule.gate.isdisjoint(over)
+            ):
                 outcome = None
             else:
                 outcome = rule.raises(turn.sight, latch)
@@ -136,13 +142,13 @@ class Machine:
 
     # --- states -----------------------------------------------------------------------------------
 
-    def _normal(self, turn: Turn, fired: list[Fired], rules: Iterable[Rule], out: list[Action]) -> None:
+    def _normal(self, turn: Turn, fired: list[Fired], out: list[Action]) -> None:
         if turn.sight.now_s < turn.vm.leave_until_s:
             return
         raising = [(rule, outcome) for rule, outcome, enough in fired if enough]
         raising = [item for item in raising if not self._is_settled(turn, *item)]
         if raising:
-            self._open(turn, raising, rules, out)
+            self._open(turn, raising, out)
 
     def _is_settled(self, turn: Turn, rule: Rule, outcome: Outcome) -> bool:
         """Tell whether just this was found to be neither a short while ago, and looks so still."""
@@ -153,9 +159,7 @@ class Machine:
             return False
         return rule.convicts(turn.sight, {}) is None
 
-    def _open(
-        self, turn: Turn, raising: list[tuple[Rule, Outcome]], rules: Iterable[Rule], out: list[Action]
-    ) -> None:
+    def _open(self, turn: Turn, raising: list[tuple[Rule, Outcome]], out: list[Action]) -> None:
         """Put the VM under watch."""
         vm, now_s = turn.vm, turn.sight.now_s
         old, vm.state = vm.state, VmState.WATCHED
@@ -173,10 +177,14 @@ class Machine:
         for rule, outcome in sorted(raising, key=lambda item: item[0].spec.alone):
             if not (rule.spec.alone and case.of(rule.spec.kind)):
                 self._add(turn, rule, outcome)
-        # What every rule sees before the first limit: afterwards a limit may hide it.
-        for rule in rules:
+        # What every rule sees before the first limit: afterwards a limit may hide it. Of an agent that has
+        # said nothing new in this tick, what it said last.
+        sight, report = turn.sight, turn.view.report
+        if not turn.fresh and turn.trusted and report is not None:
+            sight = replace(sight, signals={**report.signals, **sight.signals})
+        for rule in self._rules:
             if turn.hears(rule):
-                rule.convicts(turn.sight, case.convict_latches.setdefault(rule.spec.name, {}))
+                rule.convicts(sight, case.convict_latches.setdefault(rule.spec.name, {}))
         self._look(turn, [rule for rule, _outcome in raising])
         if case.lead_s:
             self._judge(turn, out)
@@ -228,7 +236,7 @@ class Machine:
             why = f"calm for {vm.probation_s:.0f} s, by what it still tries to send or use"
             out += self.close(vm, None, why, (), now_s)
 
-    def _protected(self, turn: Turn, fired: list[Fired], rules: Iterable[Rule], out: list[Action]) -> None:
+    def _protected(self, turn: Turn, fired: list[Fired], out: list[Action]) -> None:
         vm, now_s = turn.vm, turn.sight.now_s
         out += self._relax(turn)
         originated = [
@@ -237,7 +245,7 @@ class Machine:
             if enough and rule.spec.kind is RuleKind.ORIGINATED
         ]
         if originated:
-            self._open(turn, originated, rules, out)
+            self._open(turn, originated, out)
         elif any(rule.by_report for rule, _outcome, _enough in fired) or any(
             not flow.ended for flow in turn.sight.host.flooders(vm.uuid)
         ):

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from xenwarden_channel.signals import HREM, SIGNALS
 from xenwarden_host.hsem.detectors import make
+from xenwarden_host.hsem.detectors.overflows import Overflows
 from xenwarden_host.hsem.detectors.rises import Rises
 from xenwarden_host.hsem.detectors.surge import Surge
 from xenwarden_host.hsem.detectors.unlike import Unlike
@@ -38,6 +39,7 @@ class Rule:
         "by_report",
         "gate",
         "habitual",
+        "needs_overflow",
         "remembers",
         "spec",
     )
@@ -51,6 +53,9 @@ class Rule:
             next((item.gate for item in group if isinstance(item, Surge)), None) for group in self._raises
         ]
         self.gate = None if None in gates else frozenset(gate for gate in gates if gate is not None)
+        self.needs_overflow = all(
+            any(isinstance(item, Overflows) for item in group) for group in self._raises
+        )
         self._signals = {signal for group in self._raises for item in group for signal in item.signals}
         # A rule that reads what the agent says is asked when it has said something.
         self._reads = {signal for group in self._raises for item in group for signal in item.corruptible}

@@ -36,7 +36,7 @@ from xenwarden_host.limits.weight import Weight
 from xenwarden_host.records import LimitKey, LimitKind, LimitState, LimitStatus, PacketClass
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Callable, Mapping, Sequence
 
     from xenwarden_host.limits.book import Id
     from xenwarden_host.limits.journal import Journal
@@ -79,6 +79,7 @@ class LimitEngine:
         journal: where wants and originals are kept; read once, here.
         clock: for time to live, and for when a value was last read back.
         vbds: the domains' disks; without it there is no limit on them.
+        own: what is the VM's own where this text stands: what balances load is no original.
     """
 
     def __init__(
@@ -88,8 +89,10 @@ class LimitEngine:
         journal: Journal,
         clock: Clock,
         vbds: VbdControl | None = None,
+        own: Callable[[str, LimitKind, Text], Text] = lambda _uuid, _kind, text: text,
     ) -> None:
         self._clock = clock
+        self._own = own
         self._kinds: dict[LimitKey, Kind] = {
             LimitKey(LimitKind.CAP): Cap(hypervisor),
             LimitKey(LimitKind.WEIGHT): Weight(hypervisor),
@@ -278,13 +281,15 @@ class LimitEngine:
 
     def _see(self, id_: Id, kind: Kind, name: str, text: Text, domain: DomainInfo) -> Place:
         """Return the place with what was found there, and tell where that was not what we left."""
-        original = None if kind.ours_alone else text
+        original = None if kind.ours_alone else self._own(id_[0], id_[1].kind, text)
         known = self._book.known(id_).get(name)
         if known is None:
             return Place(*id_, name, False, original, text, text, (), domain.domid)
         if kind.ours_alone:
             return replace(known, applied=text, domid=domain.domid)
         place, whose = judge(known, text, domain.domid)
+        if whose is Whose.ORIGINAL and not known.active:
+            place = replace(place, original=original)
         if whose in (Whose.ADMIN, Whose.CARRIED):
             _log.warning(
                 "event=limit-found uuid=%s key=%s place=%r domid=%d whose=%s found=%r ours=%r original=%r",

@@ -13,7 +13,7 @@ from xenwarden_channel.grants import RESOURCES
 from xenwarden_host import yamlfile
 from xenwarden_host.errors import ConfigError
 from xenwarden_host.policy import model
-from xenwarden_host.records import LimitKey, Verdict
+from xenwarden_host.records import LimitKey, LimitKind, Verdict
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -144,9 +144,11 @@ def _policy(data: Mapping[str, Any], sources: dict[str, str], own: Loaded | None
         vms=tuple(entries),
         detect=_record(model.Detect, data["detect"]),
         rules=tuple(_rule(name, rule, data["watch"]["min_hits"]) for name, rule in data["rules"].items()),
+        overflow=_overflow(data["overflow"]),
         neighbours=_record(model.Neighbours, data["neighbours"]),
         limits={LimitKey.parse(key): _limit(value) for key, value in data["limits"].items()},
         grants=_grants(data["grants"]),
+        balance=_balance(data["balance"]),
         sprawl=_record(model.SprawlPolicy, data["sprawl"]),
         watch=_record(model.Watch, watch),
         release=_record(model.Release, data["release"]),
@@ -181,6 +183,16 @@ def _limit(values: Mapping[str, Any]) -> model.LimitPolicy:
 def _grants(values: Mapping[str, Any]) -> model.GrantPolicy:
     resources = {name: _record(model.GrantRule, values[name]) for name in RESOURCES}
     return _record(model.GrantPolicy, {**values, "resources": resources})
+
+
+def _balance(values: Mapping[str, Any]) -> model.BalancePolicy:
+    rules = {kind: _record(model.BalanceRule, values[kind]) for kind in (LimitKind.WEIGHT, LimitKind.MEMORY)}
+    return _record(model.BalancePolicy, {**values, "mode": model.BalanceMode(values["mode"]), "rules": rules})
+
+
+def _overflow(values: Mapping[str, Any]) -> model.OverflowPolicy:
+    gauges = {name: _record(model.Gauge, values[name]) for name in model.OVERFLOWS}
+    return _record(model.OverflowPolicy, {**values, "gauges": gauges})
 
 
 def _rule(name: str, values: Mapping[str, Any], min_hits: int) -> model.RuleSpec:

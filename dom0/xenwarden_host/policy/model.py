@@ -11,9 +11,10 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from xenwarden_host.records import LimitKey, Verdict
+    from xenwarden_host.records import LimitKey, LimitKind, Verdict
 
 UNKNOWN = "unknown"  # the profile of a VM that no entry names
+OVERFLOWS = ("cpu", "memory", "forks", "events", "disk", "asks")  # what a VM can take all of
 
 
 class RuleKind(StrEnum):
@@ -137,6 +138,23 @@ class Neighbours:
 
 
 @dataclass(frozen=True, slots=True)
+class Gauge:
+    """When a VM takes all that it can of one thing."""
+
+    full: float
+    for_s: float
+
+
+@dataclass(frozen=True, slots=True)
+class OverflowPolicy:
+    """When a VM takes all that it can, unlike its history; `gauges` by the names in `OVERFLOWS`."""
+
+    after_s: float
+    known_s: float
+    gauges: Mapping[str, Gauge]
+
+
+@dataclass(frozen=True, slots=True)
 class Amount:
     """A value relative to the VM's usual upper limit."""
 
@@ -171,6 +189,39 @@ class GrantPolicy:
     idle_s: float
     host_keeps_kb: int
     vcpus_per_cpu: float
+
+
+class BalanceMode(StrEnum):
+    """What the balancer does with what it finds."""
+
+    NONE = "none"  # no "off": YAML takes that for false
+    ADVISE = "advise"  # `xenwarden capacity` tells it
+    ACT = "act"
+
+
+@dataclass(frozen=True, slots=True)
+class BalanceRule:
+    """How one resource is balanced."""
+
+    step: int
+    least: int
+    hungry_pct: float
+    idle_pct: float
+
+
+@dataclass(frozen=True, slots=True)
+class BalancePolicy:
+    """How weight and memory are moved between VMs."""
+
+    mode: BalanceMode
+    hungry_s: float
+    idle_s: float
+    every_s: float
+    keeps: float
+    times: float
+    full_pct: float
+    waits_pct: float
+    rules: Mapping[LimitKind, BalanceRule]
 
 
 @dataclass(frozen=True, slots=True)
@@ -272,9 +323,11 @@ class Policy:
     vms: tuple[VmEntry, ...]
     detect: Detect
     rules: tuple[RuleSpec, ...]
+    overflow: OverflowPolicy
     neighbours: Neighbours
     limits: Mapping[LimitKey, LimitPolicy]
     grants: GrantPolicy
+    balance: BalancePolicy
     sprawl: SprawlPolicy
     watch: Watch
     release: Release

@@ -203,4 +203,5 @@ _CHECKS: dict[str, Callable[[Any, str], object]] = {
     "release": _text,
     "history": _kept,
     "state": _kept,
+    "overflow": _kept,
 }

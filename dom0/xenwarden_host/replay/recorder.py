@@ -18,17 +18,23 @@ MAGIC = "xenwarden_recording"  # the header's first member; its value is the ver
 class Recorder:
     """Turn each tick into lines. What stays as it was is not said again: one follows one recording.
 
-    `now_s` and `unix_s` are the time at the begin; `states` and `histories` (by UUID, as `Hsem.dump` and
-    `History.dump` give them) are what the core knows by then.
+    `now_s` and `unix_s` are the time at the begin; `states`, `histories` and `overflows` (by UUID, as
+    `Hsem.dump`, `History.dump` and `Overflows.dump` give them) are what the core knows by then.
     """
 
     def __init__(
-        self, now_s: float, unix_s: float, states: Mapping[str, Any], histories: Mapping[str, Any]
+        self,
+        now_s: float,
+        unix_s: float,
+        states: Mapping[str, Any],
+        histories: Mapping[str, Any],
+        overflows: Mapping[str, Any],
     ) -> None:
         self._zero_unix_s = unix_s - now_s
         self._last_s = now_s
         self._states = dict(states)
         self._histories = dict(histories)
+        self._overflows = dict(overflows)
         self._said: dict[str, dict[str, Any]] = {}
         self._answered: dict[str, int] = {}
 
@@ -67,7 +73,8 @@ class Recorder:
         if said is None:
             said = {}
             out["known_s"] = view.known_s
-            for name, kept in (("history", self._histories), ("state", self._states)):
+            kept_of = {"history": self._histories, "state": self._states, "overflow": self._overflows}
+            for name, kept in kept_of.items():
                 if view.uuid in kept:
                     out[name] = kept.pop(view.uuid)
         now = {

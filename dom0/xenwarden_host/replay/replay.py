@@ -7,6 +7,7 @@ from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any, assert_never
 
 from xenwarden_host.hrem.history import History
+from xenwarden_host.hrem.overflow import Overflows
 from xenwarden_host.hsem import state
 from xenwarden_host.hsem.hsem import Hsem
 from xenwarden_host.records import (
@@ -65,6 +66,7 @@ class Replay:
 
     def __init__(self, policy: Policy, *, skip_bad: bool = False) -> None:
         self._history = History(policy)
+        self._overflows = Overflows(policy, self._history)
         self._hsem = Hsem(policy, self._history)
         self._level1_s = policy.levels.level1_s
         self._skip_bad = skip_bad
@@ -158,6 +160,8 @@ class Replay:
                 self._states[uuid] = said["state"]
             if "history" in said:
                 self._history.restore(uuid, said["history"], t)
+            if "overflow" in said:
+                self._overflows.restore(uuid, said["overflow"])
         except ValueError as error:
             raise BadLineError(str(error)) from None
 
@@ -219,7 +223,8 @@ class Replay:
             views.append(_view(vm, t, now=uuid in changed))
         changed.clear()
         self.ticks += 1
-        actions = self._hsem.decide(Snapshot(t, self._zero_unix_s + t, tuple(views)))
+        snapshot = Snapshot(t, self._zero_unix_s + t, tuple(views))
+        actions = self._hsem.decide(self._overflows.find(snapshot))
         if actions:
             yield from self._told(actions, t)
 

@@ -12,6 +12,7 @@ from daemon_world import World
 from xenwarden_host.daemon import failsafe
 from xenwarden_host.daemon import main as daemon
 from xenwarden_host.errors import XenwardenError
+from xenwarden_host.records import LimitKind
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -120,3 +121,25 @@ def test_daemon_that_is_stopped_keeps_and_releases_alike(tmp_path: Path) -> None
     with World(tmp_path, policy=POLICY) as world:
         limit_both(world)
     assert (stands(world, "keep1"), stands(world, "web")) == (LIMITED, BEFORE)
+
+
+@pytest.mark.parametrize("words", [(), ("--release",)])
+def test_what_was_granted_and_lent_goes_the_same_way(tmp_path: Path, words: tuple[str, ...]) -> None:
+    made = World(tmp_path, policy=POLICY)
+    made.begin()
+    for name in ("keep1", "web"):
+        guest = made.start(name)
+        book = made.service.warden.desk.book
+        book.grant((guest.uuid, LimitKind.MEMORY), 300000, "asked", 0.0)
+        book.lend((guest.uuid, LimitKind.WEIGHT), 320, "hungry", 0.0)
+        domains = {info.uuid: info for info in made.hypervisor.list_domains()}
+        book.reconcile(domains, (), lambda _id, problem: pytest.fail(str(problem)))
+    made.crash()
+    made.store.close()
+    assert run(made, *words) == 0
+    for name, guest in made.guests.items():
+        stands_now = (
+            made.hypervisor.targets_kb[guest.domid],
+            made.hypervisor.sched_params(guest.domid).weight,
+        )
+        assert stands_now == ((300000, 320) if name == "keep1" and not words else (262144, 256))

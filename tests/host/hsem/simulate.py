@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from xenwarden_channel import signals
 from xenwarden_host.hrem.history import History
+from xenwarden_host.hrem.overflow import Overflows
 from xenwarden_host.hsem.hsem import Hsem
 from xenwarden_host.policy.load import defaults
 from xenwarden_host.records import (
@@ -103,6 +104,7 @@ class Host:
     def __init__(self, *vms: SimVm, floods: tuple[Flood, ...] = (), policy: Policy | None = None) -> None:
         self.policy = policy or defaults()
         self.history = History(self.policy)
+        self.overflows = Overflows(self.policy, self.history)
         self.hsem = Hsem(self.policy, self.history)
         self.vms = {vm.name: vm for vm in vms}
         self.floods = list(floods)
@@ -160,6 +162,7 @@ class Host:
         self.history = History(self.policy)
         for uuid, data in learnt.items():
             self.history.restore(uuid, data)
+        self.overflows = Overflows(self.policy, self.history)
         self.hsem = Hsem(self.policy, self.history)
         self.hsem.restore(kept)
 
@@ -173,7 +176,8 @@ class Host:
             if not self.counts_drops:
                 del hrem[name]["vif_police_drop_pps"]
             views.append(self._view(vm, hrem[name], fresh))
-        actions = self.hsem.decide(Snapshot(self.now_s, 1.7e9 + self.now_s, tuple(views)))
+        snapshot = Snapshot(self.now_s, 1.7e9 + self.now_s, tuple(views))
+        actions = self.hsem.decide(self.overflows.find(snapshot))
         self.apply(actions)
         return actions
 

@@ -49,7 +49,7 @@ STORIES = {
 
 def record(host: Host, seconds: int) -> str:
     """Run the story and return its recording."""
-    recorder = Recorder(host.now_s, 1.7e9 + host.now_s, {}, {})
+    recorder = Recorder(host.now_s, 1.7e9 + host.now_s, {}, {}, {})
     lines = [recorder.header()]
     decide = host.hsem.decide
 

@@ -1,0 +1,196 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""Balance: lets the balancer look at the host every few seconds, and does, or tells, what it finds."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from xenwarden_channel.errors import StoreError
+from xenwarden_host import audit
+from xenwarden_host.errors import XenwardenError
+from xenwarden_host.hrem import balancer
+from xenwarden_host.hrem.balancer import Balancer, Seat
+from xenwarden_host.policy.model import BalanceMode
+from xenwarden_host.records import LimitKind, VmState
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Collection, Mapping
+
+    from xenwarden_host.audit import Audit
+    from xenwarden_host.daemon.tracker import Guest
+    from xenwarden_host.hrem.balancer import Change
+    from xenwarden_host.hrem.grantbook import GrantBook, Id
+    from xenwarden_host.policy.model import Policy
+    from xenwarden_host.protocols import Clock, Hypervisor, Store
+
+_LOOK_S = 5.0
+_MAX_WEIGHT = 65535
+_NAMES = {LimitKind.MEMORY: "memory", LimitKind.WEIGHT: "weight"}
+
+
+class BalanceDesk:
+    """One for all VMs. What is done goes through the book of grants; see `GrantDesk` for the arguments.
+
+    Attributes:
+        advice: what would be done, in sentences, where policy has it told only.
+    """
+
+    def __init__(
+        self,
+        *,
+        policy: Policy,
+        book: GrantBook,
+        hypervisor: Hypervisor,
+        store: Store,
+        clock: Clock,
+        audit_log: Audit,
+        status: Callable[[str], VmState],
+        signals: Callable[[Guest], Mapping[str, float]],
+    ) -> None:
+        self._book = book
+        self._hypervisor = hypervisor
+        self._store = store
+        self._clock = clock
+        self._audit = audit_log
+        self._status = status
+        self._signals = signals
+        self._balancer = Balancer(policy.balance)
+        self._next_s = float("-inf")
+        self.policy = policy
+        self.advice: list[str] = []
+
+    def set_policy(self, policy: Policy) -> None:
+        """Work by this policy from now on."""
+        self.policy = policy
+        self._balancer.policy = policy.balance
+
+    def tick(self, vms: Mapping[str, Guest], limited: Collection[Id], *, killed: bool) -> None:
+        """Do what is due; what was lent ends where a limit comes, or where policy does not have it any more.
+
+        Raises:
+            XenwardenError, StoreError: the host cannot be read, or the journal not written.
+        """
+        acts = self.policy.balance.mode is BalanceMode.ACT and not killed
+        for id_ in list(self._book.lent):
+            guest = vms.get(id_[0])
+            if guest is not None and (why := self._ends(guest, id_[1], limited, acts=acts)):
+                self._end(guest, id_[1], why)
+        if self.policy.balance.mode is BalanceMode.NONE or killed:
+            self.advice = []
+        elif (now_s := self._clock.monotonic()) >= self._next_s:
+            self._next_s = now_s + _LOOK_S
+            self._look(vms, limited, now_s)
+
+    def _ends(self, guest: Guest, kind: LimitKind, limited: Collection[Id], *, acts: bool) -> str:
+        """Return why the VM is to have its own again; empty where it keeps what it was lent."""
+        uuid = guest.info.uuid
+        if not acts:
+            return "nothing is balanced any more"
+        if (uuid, kind) in limited:
+            return "it is limited"
+        if self._status(uuid) is VmState.CONTAINED:
+            return "HSEM finds it an attacker"
+        return "it is exempt" if self.policy.vm(uuid, guest.info.name).exempt else ""
+
+    def _look(self, vms: Mapping[str, Guest], limited: Collection[Id], now_s: float) -> None:
+        signals = {uuid: self._signals(guest) for uuid, guest in vms.items()}
+        used = sum(
+            signals[uuid].get("vcpu_pct", 0.0) * guest.info.vcpus_online for uuid, guest in vms.items()
+        )
+        host = self._hypervisor.host_info()
+        policy = self.policy.balance
+        contended = used >= policy.full_pct * host.pcpus
+        guests = {u: guest for u, guest in vms.items() if not guest.info.service and not guest.info.dying}
+        self.advice = []
+        for kind in balancer.KINDS:
+            moods = {uuid: balancer.mood(kind, signals[uuid], policy, contended=contended) for uuid in guests}
+            hungry = self._balancer.observe(kind, moods, now_s)
+            if not hungry and not any(id_[1] is kind for id_ in self._book.lent):
+                continue  # nothing to ask the host for: the usual case
+            seats = self._seats(kind, guests, signals, limited)
+            if kind is LimitKind.MEMORY:
+                keeps_kb = self.policy.grants.host_keeps_kb
+                room = balancer.memory_room(seats, host.free_memory_kb, keeps_kb)
+            else:
+                room = balancer.weight_room(seats)
+            own = {seat.uuid: seat.own for seat in seats}
+            for change in self._balancer.decide(kind, seats, room, now_s):
+                self._take(change, guests[change.uuid], own[change.uuid], now_s)
+
+    def _seats(
+        self,
+        kind: LimitKind,
+        guests: Mapping[str, Guest],
+        signals: Mapping[str, Mapping[str, float]],
+        limited: Collection[Id],
+    ) -> list[Seat]:
+        """Return how all VMs stand; one that cannot be read is left out."""
+        homes = [f"/local/domain/{guest.info.domid}" for guest in guests.values()]
+        most = self._store.read_many([f"{home}/memory/static-max" for home in homes])
+        seats = []
+        for guest, value in zip(guests.values(), most, strict=True):
+            info, id_ = guest.info, (guest.info.uuid, kind)
+            policy = self.policy.vm(info.uuid, info.name)
+            try:
+                has = self._book.has(info, kind)
+            except (XenwardenError, StoreError):
+                continue
+            own = self._book.own(id_, has)
+            used_pct = signals[info.uuid].get("mem_used_pct", 100.0)
+            ceiling = policy.maximum.get(kind, int(own * self.policy.balance.times))
+            if kind is LimitKind.MEMORY:  # a fixed node that libxl writes and no guest can
+                ceiling = min(ceiling, int(value) if value is not None and value.isdigit() else own)
+            else:
+                ceiling = min(ceiling, _MAX_WEIGHT)
+            seats.append(
+                Seat(
+                    uuid=info.uuid,
+                    has=has,
+                    own=own,
+                    taken=info.memory_kb if kind is LimitKind.MEMORY else has,
+                    guarantee=policy.guarantee.get(kind, 0),
+                    ceiling=ceiling,
+                    movable=not policy.exempt
+                    and not info.paused
+                    and info.cpu_time_s > 0
+                    and id_ not in limited
+                    and id_ not in self._book.wants
+                    and self._status(info.uuid) is VmState.NORMAL,
+                    used=int(info.memory_kb * used_pct / 100) if kind is LimitKind.MEMORY else 0,
+                )
+            )
+        return seats
+
+    def _take(self, change: Change, guest: Guest, own: int, now_s: float) -> None:
+        value, was = (_shown(change.kind, number) for number in (change.value, change.was))
+        text = f"{guest.info.name}: {_NAMES[change.kind]} {was} to {value}: {change.why}"
+        if self.policy.balance.mode is BalanceMode.ADVISE:
+            self.advice.append(f"balance: {text}")
+            return
+        id_ = (change.uuid, change.kind)
+        if change.value == own:
+            self._book.end_lent(id_)
+        else:
+            self._book.lend(id_, change.value, change.why, self._clock.unix())
+        self._balancer.note(change, now_s)
+        self._record("balance", guest, text, change.kind, value=change.value, was=change.was, original=own)
+
+    def _end(self, guest: Guest, kind: LimitKind, why: str) -> None:
+        self._book.end_lent((guest.info.uuid, kind))
+        text = f"{guest.info.name} has its own {_NAMES[kind]} again: {why}"
+        self._record("balance-ended", guest, text, kind)
+
+    def _record(self, event: str, guest: Guest, text: str, kind: LimitKind, **data: int) -> None:
+        self._audit.record(
+            event,
+            who=audit.HREM,
+            text=text,
+            uuid=guest.info.uuid,
+            name=guest.info.name,
+            kind=str(kind),
+            **data,
+        )
+
+
+def _shown(kind: LimitKind, value: int) -> str:
+    return f"{value / 1024:.4g} MB" if kind is LimitKind.MEMORY else str(value)
