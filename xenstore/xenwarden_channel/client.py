@@ -308,7 +308,8 @@ class StoreClient(Store):
 
     def _take(self, packets: list[Answer]) -> None:
         events = []
-        watch_event = Op.WATCH_EVENT
+        complete = []
+        watch_event = wire.WATCH_EVENT
         with self._lock:
             pending_pop = self._pending.pop
             for packet in packets:
@@ -324,9 +325,12 @@ class StoreClient(Store):
                 batch.answers[rq_id - batch.base] = packet
                 batch.missing -= 1
                 if not batch.missing:
-                    batch.done.release()
+                    complete.append(batch)
+        # In this order: who waits for an answer finds the events that came before it.
         if events:
             self._events.fire(events)
+        for batch in complete:
+            batch.done.release()
 
     def _drop(self, sock: socket.socket) -> None:
         """Make no more use of this connection; the reader sees its end."""
