@@ -84,6 +84,7 @@ def _speed(shim: Path, peer: Path) -> list[Figure]:
             store.write_many([(node, b"x" * size) for node in nodes])
             found.setdefault(f"{size} ours", []).append(_reads_per_s(store, nodes))
             found.setdefault(f"{size} libxenstore", []).append(libxenstore("read", str(NODES), "10"))
+            found.setdefault(f"{size} ceiling", []).append(libxenstore("pipe", str(NODES), "10"))
             found.setdefault(f"{size} pyxs", []).append(_pyxs_reads_per_s(client, nodes))
             found.setdefault("event ours", []).append(_event_us(store, 500))
             found.setdefault("event libxenstore", []).append(libxenstore("event", "500"))
@@ -98,6 +99,9 @@ def _speed(shim: Path, peer: Path) -> list[Figure]:
                    peer_value=middle[f"{size} libxenstore"], at_least=4),
             figure(f"{name}.pyxs", ours, "1/s", peer="pyxs Client",
                    peer_value=middle[f"{size} pyxs"], at_least=10),
+            # What one connection can have of this daemon at all, whatever the client is written in.
+            figure(f"{name}.ceiling", ours, "1/s", peer="C, pipelined, answers not looked at",
+                   peer_value=middle[f"{size} ceiling"], at_least=0.8),
         ]  # fmt: skip
     figures.append(
         figure("channel.write_to_event", middle["event ours"], "us", peer="C libxenstore",

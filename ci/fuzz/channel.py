@@ -1,13 +1,13 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
 """Fuzz what reads guests' bytes: messages, the daemon's records of them, and the wire format.
 
-    .venv/bin/python ci/fuzz/channel.py [SECONDS]     needs atheris (pip install atheris)
+    ./ci/fuzz/channel [SECONDS]
 
 New inputs go to `.cache/fuzz/channel`; a crash, a hang of 5 s or growth beyond 512 MB ends it with the
 input beside them. `tests/channel/fuzz_corpus` holds the few inputs that cover what is known; the tests
 replay them. To renew it:
 
-    .venv/bin/python ci/fuzz/channel.py keep
+    ./ci/fuzz/channel keep
 """
 
 from __future__ import annotations
@@ -52,13 +52,24 @@ def check_message(data: bytes) -> None:
 
 
 def check_records(data: bytes) -> None:
-    """The daemon makes records of any bytes, or raises MessageError."""
-    for parse in (guests.parse_report, guests.parse_detail, guests.parse_answer):
+    """The daemon makes records of any bytes, or raises MessageError, and keeps its count of an agent."""
+    for parse in (guests.parse_report, guests.parse_detail, guests.parse_answer, guests.parse_request):
         try:
             record = parse(data)
         except messages.MessageError:
             continue
         require(len(repr(record)) < 32 * paths.MAX_MESSAGE_BYTES, "a record is bounded")
+    inbox = guests.Inbox()
+    for number, value in enumerate(data.split(b"\n")):  # no message has one
+        before = inbox.report
+        try:
+            inbox.take(paths.UP[value[0] % len(paths.UP)] if value else paths.UP_REPORT, value[1:], number)
+        except messages.MessageError:
+            require(inbox.report is before, "what is refused changes no report")
+        after = inbox.report
+        if before is not None and after is not None and before.boot == after.boot:
+            require(before.seq <= after.seq, "seq does not go back")
+        inbox.state(number, level1_s=5, level2_s=1)
 
 
 def check_wire(data: bytes) -> None:

@@ -230,9 +230,10 @@ class Agent:
         return own
 
     def _log_trouble(self) -> None:
-        """Say once when XenStore stops or starts working."""
-        if self._channel.trouble != self._trouble:
-            self._trouble = self._channel.trouble
+        """Say once when XenStore stops or starts working, or what stands there is of another version."""
+        trouble = self._channel.trouble or self._channel.foreign
+        if trouble != self._trouble:
+            self._trouble = trouble
             print(f"XenStore: {self._trouble or 'works again'}", flush=True)
 
 

@@ -6,7 +6,7 @@ from __future__ import annotations
 from xenwarden_channel import paths
 from xenwarden_channel.errors import DeadlineError, DisconnectedError, StoreError
 from xenwarden_channel.guest import GuestStore
-from xenwarden_channel.messages import MessageError, parse
+from xenwarden_channel.messages import MessageError, UnknownVersionError, parse
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -20,7 +20,17 @@ _TOKEN = "down"  # noqa: S105  the watch's, not a secret
 class Channel:
     """Reads what dom0 writes, writes what the agent has to say; backs off while XenStore fails."""
 
-    __slots__ = ("_back_off_s", "_connected", "_home", "_path", "_retry_s", "_store", "_write_s", "trouble")
+    __slots__ = (
+        "_back_off_s",
+        "_connected",
+        "_home",
+        "_path",
+        "_retry_s",
+        "_store",
+        "_write_s",
+        "foreign",
+        "trouble",
+    )
 
     def __init__(self, path: str, home: str = "") -> None:
         self._path = path
@@ -31,6 +41,7 @@ class Channel:
         self._write_s = 0.0  # no write before this time
         self._connected = False
         self.trouble = ""  # why XenStore does not work, empty while it does
+        self.foreign = ""  # how dom0's messages differ in version from ours, empty where they do not
 
     def fileno(self) -> int:
         """Return the file to poll, -1 while there is none."""
@@ -83,13 +94,18 @@ class Channel:
         if self._store is None or not self._connected:
             return None
         try:
-            return parse(self._store.read(self._home + path), kind)
+            message = parse(self._store.read(self._home + path), kind)
+        except UnknownVersionError as error:
+            self.foreign = str(error)
         except MessageError:
-            return None
+            pass
         except (DisconnectedError, DeadlineError) as error:
             self._failed(error, now_s)
         except StoreError:
             pass  # not written yet, or not for us to read: nothing to mend
+        else:
+            self.foreign = ""
+            return message
         return None
 
     def write(self, path: str, value: bytes, now_s: float) -> bool:

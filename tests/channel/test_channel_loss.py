@@ -191,6 +191,24 @@ def test_guests_are_not_held_up_by_a_daemon_that_does_not_ask_for_events(
 
 
 @pytest.mark.xenstored
+def test_a_suspended_guest_holds_nobody_up_and_goes_on_where_it_was(
+    xenstored: Xenstored, client: StoreClient
+) -> None:
+    for domid in (5, 6):
+        xenstored.create(domid)
+    suspended = xenstored.ring(5)  # nobody takes what comes
+    client.write("/local/domain/5/xenwarden", b"")
+    client.set_permissions("/local/domain/5/xenwarden", ["n0", "r5"])
+    assert suspended.ask(wire.WATCH, b"xenwarden\0down\0")[0] == wire.WATCH
+    for number in range(500):
+        client.write(f"/local/domain/5/xenwarden/n{number % 50}", b"%d" % number)
+    other = xenstored.guest(6)
+    other.write("data/x", b"served")
+    assert client.read("/local/domain/6/data/x") == b"served"
+    assert suspended.ask(wire.READ, b"xenwarden/n49\0") == (wire.READ, b"499")
+
+
+@pytest.mark.xenstored
 def test_many_threads_share_one_connection(client: StoreClient) -> None:
     wrong: list[str] = []
 

@@ -184,6 +184,19 @@ def test_nonsense_from_above_is_passed_over(world: World) -> None:
 
 
 @one_daemon
+def test_a_dom0_of_another_version_is_told_once_and_reports_go_on(world: World) -> None:
+    world.make_down()
+    world.dom0.write(paths.absolute(DOMID, paths.DOWN_ORDER), b"xw2 order seq=1 level=9")
+    agent = world.start()
+    assert agent.stdout is not None
+    assert "message version 2, ours is 1" in agent.stdout.readline()
+    assert world.wait("report", lambda _report: True).fields["level"] == "1"
+    world.tell("order", 1, level=2, level1_s=0.2, level2_s=0.2, level2_max_s=60)
+    assert "works again" in agent.stdout.readline()
+    world.wait("report", lambda found: found.fields["level"] == "2")
+
+
+@one_daemon
 def test_a_quiet_vm_still_gives_a_sign_of_life(world: World) -> None:
     world.make_down()
     world.quick()

@@ -46,7 +46,17 @@ def outcome_of() -> Callable[[str], Outcome]:
 
 # In this order: scenarios with the same guests share one snapshot.
 @pytest.mark.parametrize(
-    "name", ["demo", "control-cpu", "quiet", "swapped", "no-agent", "admin-limits", "pvh-systemd"]
+    "name",
+    [
+        "demo",
+        "control-cpu",
+        "quiet",
+        "swapped",
+        "no-agent",
+        "hostile-xenstore",
+        "admin-limits",
+        "pvh-systemd",
+    ],
 )
 def test_scenario_comes_true(outcome_of: Callable[[str], Outcome], name: str) -> None:
     assert outcome_of(name).failures == []

@@ -25,10 +25,12 @@ from pyxs.exceptions import ConnectionError as PyxsConnectionError
 
 from xenwarden_channel import errors, wire
 from xenwarden_channel.eventtable import EventTable
-from xenwarden_channel.transaction import T, Transaction, transact
+from xenwarden_channel.store import Store
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Sequence
+
+    from xenwarden_channel.store import Answer
 
 MAX_REPLY = 1 << 20  # oxenstored answers DIRECTORY beyond XenStore's 4,096 bytes, and knows no part
 BACKOFF_FIRST_S = 0.05
@@ -64,7 +66,7 @@ class _Batch:
         self.done.acquire()
 
 
-class StoreClient:
+class StoreClient(Store):
     """XenStore over a Unix socket; safe for any number of threads.
 
     Implements the host's `Store` Protocol. Every call raises `errors.StoreError` and its kinds and
@@ -96,71 +98,6 @@ class StoreClient:
             self.close()
             raise errors.DisconnectedError("xenstored cannot be reached")
 
-    # --- the Store Protocol -----------------------------------------------------------------------
-
-    def read(self, path: str) -> bytes:
-        """Return the node's value."""
-        return self._ask(Op.READ, path, wire.string(path))
-
-    def read_many(self, paths: Sequence[str]) -> list[bytes | None]:
-        """Return the values in order, pipelined; None where a node is missing or unreadable.
-
-        Raises:
-            StoreError: one of the answers is another error than ENOENT and EACCES.
-        """
-        values: list[bytes | None] = []
-        for path, (op, _rq_id, payload) in zip(
-            paths, self._exchange(Op.READ, [wire.string(path) for path in paths]), strict=True
-        ):
-            if op == Op.READ:
-                values.append(payload)
-            elif payload in (b"ENOENT\0", b"EACCES\0"):
-                values.append(None)
-            else:
-                raise errors.from_reply(payload, path)
-        return values
-
-    def write(self, path: str, value: bytes) -> None:
-        """Write the node, making it and its parents."""
-        self._ask(Op.WRITE, path, wire.string(path) + value)
-
-    def write_many(self, items: Sequence[tuple[str, bytes]]) -> list[Exception | None]:
-        """Write all, pipelined; the answer has None for each that was written, else its error.
-
-        Raises:
-            DisconnectedError, DeadlineError: not all answers came; which writes were done is not known.
-        """
-        answers = self._exchange(Op.WRITE, [wire.string(path) + value for path, value in items])
-        return [
-            errors.from_reply(payload, path) if op == Op.ERROR else None
-            for (path, _value), (op, _rq_id, payload) in zip(items, answers, strict=True)
-        ]
-
-    def mkdir(self, path: str) -> None:
-        """Make the node with an empty value; nothing happens where it is there."""
-        self._ask(Op.MKDIR, path, wire.string(path))
-
-    def remove(self, path: str) -> None:
-        """Remove the node and all below; nothing happens where there is none."""
-        with contextlib.suppress(errors.NotFoundError):
-            self._ask(Op.RM, path, wire.string(path))
-
-    def directory(self, path: str) -> list[str]:
-        """Return the children's names, however many. Never for a directory that a guest can write."""
-        try:
-            listed = self._ask(Op.DIRECTORY, path, wire.string(path))
-        except errors.TooBigError:
-            listed = self._directory_parts(path)
-        return [name for name in listed.decode("ascii").split("\0") if name]
-
-    def permissions(self, path: str) -> list[str]:
-        """Return the node's permissions, as `n0`, `r5`."""
-        return self._ask(Op.GET_PERMS, path, wire.string(path)).decode("ascii").rstrip("\0").split("\0")
-
-    def set_permissions(self, path: str, permissions: Sequence[str]) -> None:
-        """Set the node's permissions."""
-        self._ask(Op.SET_PERMS, path, wire.string(path) + b"".join(wire.string(text) for text in permissions))
-
     def usage(self, domid: int) -> dict[str, int]:
         """Return what a domain holds of its quotas, by the daemon's own names, such as `nodes`.
 
@@ -179,9 +116,7 @@ class StoreClient:
                 found["nodes"] = int(used) if used.isdecimal() else 0
         return found
 
-    def transact(self, body: Callable[[Transaction], T]) -> T:
-        """Run `body` in a transaction, again where another writer was quicker; see `transaction.transact`."""
-        return transact(self._ask, body, self._deadline_s)
+    # --- watches -----------------------------------------------------------------------------------
 
     def watch(self, path: str, token: str) -> None:
         """Watch the node and all below. Events come from `events`; they are re-made after a reconnect.
@@ -232,13 +167,7 @@ class StoreClient:
 
     # --- requests ---------------------------------------------------------------------------------
 
-    def _ask(self, op: int, what: str, payload: bytes, tx_id: int = 0) -> bytes:
-        answer_op, _rq_id, answer = self._exchange(op, [payload], tx_id)[0]
-        if answer_op == Op.ERROR:
-            raise errors.from_reply(answer, what)
-        return answer
-
-    def _exchange(self, op: int, payloads: Sequence[bytes], tx_id: int = 0) -> list[tuple[int, int, bytes]]:
+    def _exchange(self, op: int, payloads: Sequence[bytes], tx_id: int = 0) -> list[Answer]:
         """Send all requests at once and return their answers in order."""
         until = monotonic() + self._deadline_s
         count = len(payloads)
@@ -305,23 +234,6 @@ class StoreClient:
             raise errors.DisconnectedError(f"connection to xenstored lost: {error.strerror}") from None
         finally:
             self._send_lock.release()
-
-    def _directory_parts(self, path: str) -> bytes:
-        """List by parts; start again whenever the directory changed between two of them."""
-        until = monotonic() + self._deadline_s
-        while monotonic() < until:
-            generation = None
-            names = b""
-            while True:
-                part = self._ask(wire.DIRECTORY_PART, path, wire.string(path) + b"%d\0" % len(names))
-                now, _nul, children = part.partition(b"\0")
-                if generation not in (None, now):
-                    break
-                generation = now
-                if children.endswith(b"\0\0") or children in (b"", b"\0"):
-                    return names + children
-                names += children
-        raise errors.DeadlineError(f"{path}: changes faster than it can be listed")
 
     # --- the reader -------------------------------------------------------------------------------
 
@@ -394,9 +306,10 @@ class StoreClient:
             connection.close()
         return answered
 
-    def _take(self, packets: list[tuple[int, int, bytes]]) -> None:
+    def _take(self, packets: list[Answer]) -> None:
         events = []
-        watch_event = Op.WATCH_EVENT
+        complete = []
+        watch_event = wire.WATCH_EVENT
         with self._lock:
             pending_pop = self._pending.pop
             for packet in packets:
@@ -412,9 +325,12 @@ class StoreClient:
                 batch.answers[rq_id - batch.base] = packet
                 batch.missing -= 1
                 if not batch.missing:
-                    batch.done.release()
+                    complete.append(batch)
+        # In this order: who waits for an answer finds the events that came before it.
         if events:
             self._events.fire(events)
+        for batch in complete:
+            batch.done.release()
 
     def _drop(self, sock: socket.socket) -> None:
         """Make no more use of this connection; the reader sees its end."""

@@ -13,27 +13,132 @@ played with `lose` and `come_back`.
 from __future__ import annotations
 
 import contextlib
-import copy
 import os
 from typing import TYPE_CHECKING
 
 from xenwarden_channel import errors, wire
 from xenwarden_channel.eventtable import EventTable
 from xenwarden_channel.guest import MAX_REQUEST
-from xenwarden_channel.transaction import T, transact
+from xenwarden_channel.store import Store
 from xenwarden_channel.tree import Tree, Watcher
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Sequence
 
-    from xenwarden_channel.transaction import Transaction
+    from xenwarden_channel.store import Answer
+
+MAX_TRANSACTIONS = 10  # open at a time, of one guest; C xenstored takes one more
 
 
-class FakeStore:
+class FakeConnection(Store):
+    """Answers requests from a tree in memory, in the name of one domain."""
+
+    _deadline_s = 5.0
+
+    def __init__(self, tree: Tree, domid: int, max_payload: int) -> None:
+        self.tree = tree
+        self._domid = domid
+        self._max_payload = max_payload
+        self._transactions: dict[int, FakeTransaction] = {}
+        self._last_tx_id = 0
+
+    def _check(self) -> None:
+        """Raise DisconnectedError where there is no connection."""
+        raise NotImplementedError
+
+    def _exchange(self, op: int, payloads: Sequence[bytes], tx_id: int = 0) -> list[Answer]:
+        self._check()
+        if max(map(len, payloads), default=0) > self._max_payload:
+            raise errors.TooBigError("longer than a request may be")
+        answers: list[Answer] = []
+        for payload in payloads:
+            try:
+                answers.append((op, 0, self._answer(op, payload, tx_id)))
+            except errors.StoreError as error:
+                answers.append((wire.ERROR, 0, error.code.encode() + b"\0"))
+        return answers
+
+    def _answer(self, op: int, payload: bytes, tx_id: int) -> bytes:
+        if op == wire.TRANSACTION_START:
+            if self._domid and len(self._transactions) > MAX_TRANSACTIONS:
+                raise errors.NoSpaceError("too many transactions")
+            self._last_tx_id += 1
+            self._transactions[self._last_tx_id] = FakeTransaction(self.tree, self._domid)
+            return b"%d\0" % self._last_tx_id
+        if op == wire.TRANSACTION_END:
+            transaction = self._transactions.pop(tx_id)
+            if payload == b"T\0":
+                transaction.commit()
+            return b"OK\0"
+        if tx_id:
+            return self._transactions[tx_id].answer(op, payload)
+        return _do(self.tree, self._domid, op, payload)
+
+
+class FakeTransaction:
+    """Answers a transaction's requests from a copy of the tree, and repeats the writes at its end."""
+
+    def __init__(self, tree: Tree, domid: int) -> None:
+        self._tree = tree
+        self._domid = domid
+        self._copy = tree.copy()
+        self._seen: dict[str, bytes | None] = {}
+        self._writes: list[tuple[int, bytes]] = []
+
+    def answer(self, op: int, payload: bytes) -> bytes:
+        """Answer one request as the daemon would."""
+        path = payload.partition(b"\0")[0].decode("ascii")
+        self._seen.setdefault(path, self._value(path))
+        answer = _do(self._copy, self._domid, op, payload)
+        if op != wire.READ:
+            self._writes.append((op, payload))
+        return answer
+
+    def commit(self) -> None:
+        """Do to the tree what was done to the copy."""
+        if any(self._value(path) != value for path, value in self._seen.items()):
+            raise errors.AgainError("another writer was quicker")
+        for op, payload in self._writes:
+            _do(self._tree, self._domid, op, payload)
+
+    def _value(self, path: str) -> bytes | None:
+        try:
+            return self._tree.read(self._domid, path)
+        except errors.StoreError:
+            return None
+
+
+def _do(tree: Tree, domid: int, op: int, payload: bytes) -> bytes:
+    """Do one request in the name of a domain and return its answer.
+
+    A directory of any size is one answer, as oxenstored has it.
+    """
+    raw, _nul, rest = payload.partition(b"\0")
+    path = raw.decode("ascii")
+    if op == wire.READ:
+        return tree.read(domid, path)
+    if op == wire.DIRECTORY:
+        return "".join(f"{name}\0" for name in tree.directory(domid, path)).encode("ascii")
+    if op == wire.GET_PERMS:
+        return "".join(f"{entry}\0" for entry in tree.permissions(domid, path)).encode("ascii")
+    if op == wire.WRITE:
+        tree.write(domid, path, rest)
+    elif op == wire.MKDIR:
+        tree.mkdir(domid, path)
+    elif op == wire.RM:
+        tree.remove(domid, path)
+    elif op == wire.SET_PERMS:
+        tree.set_permissions(domid, path, rest.decode("ascii").split("\0")[:-1])
+    else:
+        raise errors.StoreError("no such request", "ENOSYS")
+    return b"OK\0"
+
+
+class FakeStore(FakeConnection):
     """dom0's connection to a XenStore in memory."""
 
     def __init__(self) -> None:
-        self.tree = Tree()
+        super().__init__(Tree(), 0, wire.MAX_PAYLOAD)
         self._events = EventTable()
         self._watcher = Watcher(0, lambda path, token: self._events.fire([(path, token)]))
         self.tree.attach(self._watcher)
@@ -71,6 +176,7 @@ class FakeStore:
     def lose(self) -> None:
         """Break dom0's connection: every call raises DisconnectedError until `come_back`."""
         self._connected = False
+        self._transactions.clear()
         self.tree.detach(self._watcher)
 
     def come_back(self) -> None:
@@ -82,76 +188,12 @@ class FakeStore:
         for path, token in self._events.watches():
             self.tree.watch(self._watcher, path, token)
 
-    # --- the Store Protocol -----------------------------------------------------------------------
-
-    def read(self, path: str) -> bytes:
-        """Return the node's value."""
-        self._check()
-        return self.tree.read(0, path)
-
-    def read_many(self, paths: Sequence[str]) -> list[bytes | None]:
-        """Return the values in order; None where a node is missing or unreadable."""
-        values: list[bytes | None] = []
-        for path in paths:
-            try:
-                values.append(self.read(path))
-            except (errors.NotFoundError, errors.PermissionDeniedError):
-                values.append(None)
-        return values
-
-    def write(self, path: str, value: bytes) -> None:
-        """Write the node, making it and its parents."""
-        self._check()
-        _check_size(path, value, wire.MAX_PAYLOAD)
-        self.tree.write(0, path, value)
-
-    def write_many(self, items: Sequence[tuple[str, bytes]]) -> list[Exception | None]:
-        """Write all; the answer has None for each that was written, else its error."""
-        self._check()
-        answers: list[Exception | None] = []
-        for path, value in items:
-            try:
-                self.write(path, value)
-                answers.append(None)
-            except errors.StoreError as error:
-                answers.append(error)
-        return answers
-
-    def mkdir(self, path: str) -> None:
-        """Make the node with an empty value; nothing happens where it is there."""
-        self._check()
-        self.tree.mkdir(0, path)
-
-    def remove(self, path: str) -> None:
-        """Remove the node and all below; nothing happens where there is none."""
-        self._check()
-        with contextlib.suppress(errors.NotFoundError):
-            self.tree.remove(0, path)
-
-    def directory(self, path: str) -> list[str]:
-        """Return the children's names."""
-        self._check()
-        return self.tree.directory(0, path)
-
-    def permissions(self, path: str) -> list[str]:
-        """Return the node's permissions, as `n0`, `r5`."""
-        self._check()
-        return self.tree.permissions(0, path)
-
-    def set_permissions(self, path: str, permissions: Sequence[str]) -> None:
-        """Set the node's permissions."""
-        self._check()
-        self.tree.set_permissions(0, path, permissions)
+    # --- as StoreClient has it --------------------------------------------------------------------
 
     def usage(self, domid: int) -> dict[str, int]:
         """Return what a domain holds of its quotas: `nodes`, `watches`."""
         self._check()
         return self.tree.usage(domid)
-
-    def transact(self, body: Callable[[Transaction], T]) -> T:
-        """Run `body` in a transaction, again where another writer was quicker; see `transaction.transact`."""
-        self._check()
-        return transact(FakeTransactions(self.tree).ask, body, 5.0)
 
     def watch(self, path: str, token: str) -> None:
         """Watch the node and all below; one event comes at once."""
@@ -197,90 +239,28 @@ class FakeStore:
             raise errors.DisconnectedError("no connection to xenstored")
 
 
-class FakeTransactions:
-    """Answers a transaction's requests from a copy of the tree, and repeats the writes at its end."""
-
-    def __init__(self, tree: Tree) -> None:
-        self._tree = tree
-        self._copy = Tree()
-        self._seen: dict[str, bytes | None] = {}
-        self._writes: list[tuple[int, str, bytes]] = []
-
-    def ask(self, op: int, _what: str, payload: bytes, _tx_id: int) -> bytes:
-        """Answer one request as the daemon would."""
-        raw, _nul, value = payload.partition(b"\0")
-        path = raw.decode("ascii")
-        if op == wire.TRANSACTION_START:
-            self._copy.root = copy.deepcopy(self._tree.root)
-            self._seen.clear()
-            self._writes.clear()
-            return b"1\0"
-        if op == wire.TRANSACTION_END:
-            if path == "T":
-                self._commit()
-            return b"OK\0"
-        self._seen.setdefault(path, _value(self._tree, path))
-        if op == wire.READ:
-            return self._copy.read(0, path)
-        self._do(self._copy, op, path, value)
-        self._writes.append((op, path, value))
-        return b"OK\0"
-
-    def _commit(self) -> None:
-        if any(_value(self._tree, path) != value for path, value in self._seen.items()):
-            raise errors.AgainError("another writer was quicker")
-        for op, path, value in self._writes:
-            self._do(self._tree, op, path, value)
-
-    @staticmethod
-    def _do(tree: Tree, op: int, path: str, value: bytes) -> None:
-        if op == wire.WRITE:
-            _check_size(path, value, wire.MAX_PAYLOAD)
-            tree.write(0, path, value)
-        else:
-            tree.remove(0, path)
-
-
-def _value(tree: Tree, path: str) -> bytes | None:
-    try:
-        return tree.read(0, path)
-    except errors.NotFoundError:
-        return None
-
-
-class FakeGuest:
+class FakeGuest(FakeConnection):
     """One guest's connection to the same tree; relative paths are below its home."""
 
     def __init__(self, tree: Tree, domid: int) -> None:
-        self._tree = tree
-        self._domid = domid
+        super().__init__(tree, domid, MAX_REQUEST - wire.HEADER_SIZE)
         self._wanted: dict[tuple[str, str], None] = {}
         self._fired: dict[tuple[str, str], None] = {}
         self._fd = -1
         self._open()
 
-    def read(self, path: str) -> bytes:
-        """Return the node's value."""
-        self._check()
-        return self._tree.read(self._domid, path)
-
-    def write(self, path: str, value: bytes) -> None:
-        """Write the node, making it and its parents."""
-        self._check()
-        _check_size(path, value, MAX_REQUEST - wire.HEADER_SIZE)
-        self._tree.write(self._domid, path, value)
-
-    def remove(self, path: str) -> None:
-        """Remove the node and all below; nothing happens where there is none."""
-        self._check()
-        with contextlib.suppress(errors.NotFoundError):
-            self._tree.remove(self._domid, path)
-
     def watch(self, path: str, token: str) -> None:
         """Watch the node and all below; one event comes at once."""
         self._check()
-        self._tree.watch(self._watcher, path, token)
+        self.tree.watch(self._watcher, path, token)
         self._wanted[path, token] = None
+
+    def unwatch(self, path: str, token: str) -> None:
+        """Stop watching."""
+        self._wanted.pop((path, token), None)
+        self._check()
+        with contextlib.suppress(errors.NotFoundError):
+            self.tree.unwatch(self._watcher, path, token)
 
     def events(self) -> list[tuple[str, str]]:
         """Return and clear the (path, token) events since the last call, each pair once."""
@@ -300,20 +280,21 @@ class FakeGuest:
         self.close()
         self._open()
         for path, token in self._wanted:
-            self._tree.watch(self._watcher, path, token)
+            self.tree.watch(self._watcher, path, token)
 
     def close(self) -> None:
         """Close the connection."""
         if self._fd >= 0:
-            self._tree.detach(self._watcher)
+            self.tree.detach(self._watcher)
             os.close(self._fd)
             self._fd = -1
+        self._transactions.clear()
         self._fired.clear()
 
     def _open(self) -> None:
         self._fd = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
         self._watcher = Watcher(self._domid, self._fire)
-        self._tree.attach(self._watcher)
+        self.tree.attach(self._watcher)
 
     def _fire(self, path: str, token: str) -> None:
         self._fired[path, token] = None
@@ -322,8 +303,3 @@ class FakeGuest:
     def _check(self) -> None:
         if self._fd < 0:
             raise errors.DisconnectedError("not connected")
-
-
-def _check_size(path: str, value: bytes, most: int) -> None:
-    if len(path) + 1 + len(value) > most:
-        raise errors.TooBigError(f"{path}: longer than a request may be")

@@ -20,21 +20,28 @@ from stat import S_ISSOCK
 from time import monotonic
 
 from xenwarden_channel import errors, wire
+from xenwarden_channel.store import Store
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     import _socket
+    from collections.abc import Sequence
     from io import FileIO
+
+    from xenwarden_channel.store import Answer
 
 XENBUS = "/dev/xen/xenbus"
 MAX_REQUEST = 4096  # header included: the size of the device's buffer
 MAX_EVENTS = 64  # distinct (path, token) pairs kept; beyond, they become one event for each watch
 READ_SIZE = 8192
+MAX_IN_FLIGHT = 8  # requests, whose answers fit into any socket's buffer while we send
+
+_NO_ANSWER = (wire.ERROR, 0, b"")
 
 _GONE = (errno.EPIPE, errno.ECONNRESET, errno.EBADF, errno.ENODEV, errno.ENXIO, errno.ENOTCONN)
 
 
-class GuestStore:
+class GuestStore(Store):
     """XenStore as one guest sees it; relative paths are below its own home.
 
     Every call raises `errors.StoreError` and its kinds, and ends within `deadline_s`. After a
@@ -57,25 +64,18 @@ class GuestStore:
         self._reader = wire.PacketReader()
         self._open()
 
-    def read(self, path: str) -> bytes:
-        """Return the node's value."""
-        return self._ask(wire.READ, path, wire.string(path))
-
-    def write(self, path: str, value: bytes) -> None:
-        """Write the node, making it and its parents."""
-        self._ask(wire.WRITE, path, wire.string(path) + value)
-
-    def remove(self, path: str) -> None:
-        """Remove the node and all below; nothing happens where there is none."""
-        try:  # not contextlib: an import the agent does without
-            self._ask(wire.RM, path, wire.string(path))
-        except errors.NotFoundError:
-            return
-
     def watch(self, path: str, token: str) -> None:
         """Watch the node and all below; one event comes at once. `reconnect` makes it again."""
         self._ask(wire.WATCH, path, wire.string(path) + wire.string(token))
         self._watches[path, token] = None
+
+    def unwatch(self, path: str, token: str) -> None:
+        """Stop watching."""
+        self._watches.pop((path, token), None)
+        try:
+            self._ask(wire.UNWATCH, path, wire.string(path) + wire.string(token))
+        except errors.NotFoundError:
+            return
 
     def events(self) -> list[tuple[str, str]]:
         """Return and clear the (path, token) events since the last call, each pair once. Never blocks."""
@@ -109,7 +109,7 @@ class GuestStore:
         self._fd = -1
         self._events.clear()
 
-    # --- one request at a time ------------------------------------------------------------------
+    # --- requests ---------------------------------------------------------------------------------
 
     def _open(self) -> None:
         try:
@@ -123,35 +123,49 @@ class GuestStore:
             raise errors.DisconnectedError(f"{self._path}: {error.strerror or error}") from None
         self._reader = wire.PacketReader()
 
-    def _ask(self, op: int, what: str, payload: bytes) -> bytes:
+    def _exchange(self, op: int, payloads: Sequence[bytes], tx_id: int = 0) -> list[Answer]:
         if self._fd < 0:
             raise errors.DisconnectedError("not connected")
-        if len(payload) > MAX_REQUEST - wire.HEADER_SIZE:
-            raise errors.TooBigError(f"{what}: longer than a request may be")
-        self._rq_id = self._rq_id % 0xFFFF_FFFF + 1
+        if max(map(len, payloads), default=0) > MAX_REQUEST - wire.HEADER_SIZE:
+            raise errors.TooBigError("longer than a request may be")
         until = monotonic() + self._deadline_s
-        self._send(wire.pack(op, self._rq_id, 0, payload), what, until)
-        while True:
-            for got_op, rq_id, got in self._receive():
-                # An answer to an earlier request that ran out of time has another id: dropped.
-                if rq_id != self._rq_id or got_op == wire.WATCH_EVENT:
-                    continue
-                if got_op == wire.ERROR:
-                    raise errors.from_reply(got, what)
-                if got_op != op:
-                    self.close()
-                    raise errors.DisconnectedError("answer to another operation")
-                return got
-            self._wait(POLLIN, until, what)
+        waiting: dict[int, int] = {}  # request id: index
+        answers: list[Answer] = [_NO_ANSWER] * len(payloads)
+        for index, payload in enumerate(payloads):
+            self._rq_id = self._rq_id % 0xFFFF_FFFF + 1
+            refused = self._send(wire.pack(op, self._rq_id, tx_id, payload), until)
+            if refused:
+                answers[index] = wire.ERROR, self._rq_id, refused
+            else:
+                waiting[self._rq_id] = index
+            if len(waiting) >= MAX_IN_FLIGHT:
+                self._take_answers(op, waiting, answers, until)
+        while waiting:
+            self._take_answers(op, waiting, answers, until)
+        return answers
 
-    def _send(self, request: bytes, what: str, until: float) -> None:
+    def _take_answers(self, op: int, waiting: dict[int, int], answers: list[Answer], until: float) -> None:
+        """Wait for something to come, and take the answers in it."""
+        self._wait(POLLIN, until)
+        for packet in self._receive():
+            got_op, rq_id, _payload = packet
+            # An answer to an earlier request that ran out of time has another id: dropped.
+            if got_op == wire.WATCH_EVENT or rq_id not in waiting:
+                continue
+            if got_op not in (op, wire.ERROR):
+                self.close()
+                raise errors.DisconnectedError("answer to another operation")
+            answers[waiting.pop(rq_id)] = packet
+
+    def _send(self, request: bytes, until: float) -> bytes:
+        """Send one request; return the error's name where the device refused it: no answer will come."""
         sent = 0
         while sent < len(request):
             try:
                 sent += os.write(self._fd, request[sent:])
             except BlockingIOError:
                 try:
-                    self._wait(POLLOUT, until, what)
+                    self._wait(POLLOUT, until)
                 except errors.DeadlineError:
                     if sent:  # half a request went out: nothing can follow it
                         self.close()
@@ -159,19 +173,18 @@ class GuestStore:
             except OSError as error:
                 if error.errno in _GONE:
                     self.close()
-                    raise errors.DisconnectedError(f"{what}: {error.strerror}") from None
-                # xenbus: the request was refused before it was sent, no answer will come
-                code = errno.errorcode.get(error.errno or 0, "EIO")
-                raise errors.from_reply(code.encode(), what) from None
+                    raise errors.DisconnectedError(f"connection lost: {error.strerror}") from None
+                return errno.errorcode.get(error.errno or 0, "EIO").encode()
+        return b""
 
-    def _wait(self, events: int, until: float, what: str) -> None:
+    def _wait(self, events: int, until: float) -> None:
         poller = poll()
         poller.register(self._fd, events)
         left_ms = (until - monotonic()) * 1000
         if left_ms <= 0 or not poller.poll(left_ms):
-            raise errors.DeadlineError(f"{what}: no answer within {self._deadline_s:g} s")
+            raise errors.DeadlineError(f"no answer within {self._deadline_s:g} s")
 
-    def _receive(self) -> list[tuple[int, int, bytes]]:
+    def _receive(self) -> list[Answer]:
         """Return what has arrived, events taken into the table, without waiting."""
         try:
             data = os.read(self._fd, READ_SIZE)

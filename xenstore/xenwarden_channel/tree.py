@@ -7,6 +7,7 @@ this follows C xenstored.
 
 from __future__ import annotations
 
+import copy
 from typing import TYPE_CHECKING
 
 from xenwarden_channel import errors, wire
@@ -73,6 +74,13 @@ class Tree:
         self._owned: dict[int, int] = {}
         self.write(0, "/tool/xenstored", b"")
         self.write(0, "/local/domain", b"")
+
+    def copy(self) -> Tree:
+        """Return all nodes once more, with nobody who watches them."""
+        tree = Tree()
+        tree.root = copy.deepcopy(self.root)
+        tree._owned = dict(self._owned)
+        return tree
 
     # --- requests ---------------------------------------------------------------------------------
 

@@ -170,7 +170,9 @@ class Tracker:
             self._next_resync_s = now_s + _RESYNC_S
             for guest in self.guests.values():
                 guest.unread.update(paths.UP)
-        wanted = [(guest, node) for guest in self.guests.values() for node in sorted(guest.unread)]
+        wanted = [
+            (guest, node) for guest in self.guests.values() if guest.unread for node in sorted(guest.unread)
+        ]
         if not wanted:
             return False
         try:
