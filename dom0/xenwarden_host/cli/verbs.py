@@ -186,6 +186,7 @@ VERBS = (
             ("state", "normal, watched, contained or protected"),
             ("level", "1 or 2"),
             ("verdict", "the last one: attacker, victim, neither or null"),
+            ("level_ordered", "the level that an operator ordered; 1: nobody did"),
             ("also_victim", "whether this attacker is a victim too"),
             ("why", "the reason of the last change of state"),
             *_EVIDENCE,
@@ -325,6 +326,25 @@ VERBS = (
             ("uuid", "its UUID"),
             ("state", "the state that it was released from"),
             ("lifted", "kinds of the limits that were lifted"),
+        ),
+        changes=True,
+    ),
+    Verb(
+        "level",
+        "Order the level of a VM's agent.",
+        "With 2 the agent looks closer, in short intervals and in detail, until 1 is ordered: no verdict and "
+        "no release ends it, nor does a restart of xenwardend. With 1 HSEM and the agent decide again, as they "
+        "do where nothing was ordered. Nothing is limited by it.",
+        arguments=(Argument(DOMAIN), Argument("LEVEL", choices=("1", "2"))),
+        examples=(
+            ("xenwarden level mallory 2", "Look closer at mallory from now on."),
+            ("xenwarden level mallory 1", "Leave it to HSEM again."),
+        ),
+        json=(
+            ("name", "the VM's name"),
+            ("uuid", "its UUID"),
+            ("was", "the level that was ordered before, 1 or 2"),
+            ("ordered", "the level that is ordered now"),
         ),
         changes=True,
     ),

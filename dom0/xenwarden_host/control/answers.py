@@ -17,7 +17,7 @@ from xenwarden_host.control import reports
 from xenwarden_host.control.peers import Role
 from xenwarden_host.control.plain import plain
 from xenwarden_host.errors import XenwardenError
-from xenwarden_host.records import AgentState, LimitKey, LimitKind, VmState
+from xenwarden_host.records import AgentState, Level, LimitKey, LimitKind, VmState
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -127,6 +127,7 @@ class Answers:
                 "refused": guest.inbox.bad_values,
             }
         return row | {
+            "level_ordered": int(warden.hsem.ordered_level(guest.info.uuid) or Level.ONE),
             "also_victim": record.also_victim,
             "why": record.why,
             "evidence": record.evidence,
@@ -362,6 +363,20 @@ class Answers:
             "limits_now": [_limit(status) for status in warden.engine.status(info.uuid)],
         }
 
+    def _level(self, request: Mapping[str, Any], user: str) -> dict[str, Any]:
+        warden, guest = self._warden, self._guest(request)
+        info, level = guest.info, request.get("level")
+        if type(level) is not int or level not in tuple(Level):
+            raise XenwardenError("the level must be 1 or 2")
+        was = warden.hsem.ordered_level(info.uuid)
+        if was is None:
+            raise XenwardenError(f"{info.name} has only just started", hint="try again in a second")
+        if not request.get("dry_run"):
+            if warden.dry_run:
+                raise XenwardenError("xenwardend runs with --dry-run: it changes nothing")
+            warden.order_level(info.uuid, Level(level), f"operator:{user}")
+        return {"name": info.name, "uuid": info.uuid, "was": int(was), "ordered": level}
+
     def _to_release(self) -> list[Guest]:
         """Return the VMs that have something to be released from; others are not let alone for it."""
         warden = self._warden
@@ -493,5 +508,6 @@ _COMMANDS: dict[str, tuple[Role, Callable[[Answers, Mapping[str, Any], str], Any
     "record": (Role.ADMIN, Answers._record),  # noqa: SLF001
     "release": (Role.OPERATOR, Answers._release),  # noqa: SLF001
     "limit": (Role.OPERATOR, Answers._limit),  # noqa: SLF001
+    "level": (Role.OPERATOR, Answers._level),  # noqa: SLF001
     "kill-switch": (Role.ADMIN, Answers._kill_switch),  # noqa: SLF001
 }
