@@ -332,9 +332,9 @@ VERBS = (
     Verb(
         "level",
         "Order the level of a VM's agent.",
-        "With 2 the agent looks closer, in short intervals and in detail, until 1 is ordered: no verdict and "
-        "no release ends it, nor does a restart of xenwardend. With 1 HSEM and the agent decide again, as they "
-        "do where nothing was ordered. Nothing is limited by it.",
+        "With 2 the agent looks closer, in short intervals and in detail, until 1 is ordered: no verdict, "
+        "release or restart of xenwardend ends it. With 1 HSEM and the agent decide again, as they do where "
+        "nothing was ordered. Nothing is limited by it.",
         arguments=(Argument(DOMAIN), Argument("LEVEL", choices=("1", "2"))),
         examples=(
             ("xenwarden level mallory 2", "Look closer at mallory from now on."),

@@ -115,7 +115,7 @@ class Hsem:
         return self._machine.close(vm, None, f"released by {who}", (), self._last_s)
 
     def ordered_level(self, uuid: str) -> Level | None:
-        """Return the level that an operator ordered, ONE where nobody did; None: HSEM does not know the VM."""
+        """Return the level that an operator ordered, ONE where nobody did; None: a VM not seen yet."""
         vm = self._vms.get(uuid)
         return None if vm is None else vm.forced
 
