@@ -100,6 +100,14 @@ def run_list(parsed: Parsed) -> int:
     return 0
 
 
+def run_top(parsed: Parsed) -> int:
+    """Show all VMs live."""
+    from xenwarden_host.cli.top import top  # noqa: PLC0415  much to load, and it stays
+
+    top(parsed)
+    return 0
+
+
 def run_show(parsed: Parsed) -> int:
     """Print all of one VM."""
     vm = _client(parsed).ask("show", **_domain(parsed))
@@ -512,6 +520,7 @@ def run_replay(parsed: Parsed) -> int:
 
 RUN: dict[str, Callable[[Parsed], int]] = {
     "list": run_list,
+    "top": run_top,
     "show": run_show,
     "why": run_why,
     "limits": run_limits,

@@ -50,7 +50,7 @@ def man_page() -> str:
         ".SH JSON",
         "With",
         ".B \\-\\-json",
-        "each verb prints one JSON value (events and replay: one object on each line). Names below are",
+        "each verb prints one JSON value (events, replay and top: one object on each line). Names below are",
         "stable; names are only added. [] stands for each element of a list. limits and release print a",
         "list of such objects, the others one object. The same as JSON Schema, each verb under $defs, is in",
         ".IR /usr/share/xenwarden/xenwarden.json .",

@@ -14,6 +14,7 @@ import yaml
 from xenwarden_channel.signals import SIGNALS
 from xenwarden_host import __version__
 from xenwarden_host.control import reports
+from xenwarden_host.control.overview import Overview
 from xenwarden_host.control.peers import Role
 from xenwarden_host.control.plain import plain
 from xenwarden_host.errors import XenwardenError
@@ -42,6 +43,7 @@ class Answers:
         self._warden = warden
         self._policy_file = policy_file
         self._host = host
+        self._overview = Overview(warden)
 
     def answer(self, request: dict[str, Any], peer: Peer, role: Role) -> tuple[Any, str | None]:
         """Return the result and which stream the client follows from now on, None for none.
@@ -89,6 +91,19 @@ class Answers:
                 "errors": dict(warden.errors),
                 "store": "lost" if warden.tracker.store_lost else "connected",
             },
+        }
+
+    def _top(self, _request: Mapping[str, Any], _user: str) -> dict[str, Any]:
+        warden = self._warden
+        guests = sorted(warden.tracker.vms().values(), key=lambda guest: guest.info.domid)
+        return {
+            "unix_s": round(warden.clock.unix(), 3),
+            "host": socket.gethostname(),
+            "cpus": self._host.pcpus if self._host else None,
+            "notices": warden.notices(),
+            "vms": [
+                self._row(guest) | more for guest, more in zip(guests, self._overview.of(guests), strict=True)
+            ],
         }
 
     def _row(self, guest: Guest) -> dict[str, Any]:
@@ -493,6 +508,7 @@ def _rss_kb() -> int:
 
 _COMMANDS: dict[str, tuple[Role, Callable[[Answers, Mapping[str, Any], str], Any]]] = {
     "list": (Role.VIEWER, Answers._list),  # noqa: SLF001  the table stands beside its class
+    "top": (Role.VIEWER, Answers._top),  # noqa: SLF001
     "show": (Role.VIEWER, Answers._show),  # noqa: SLF001
     "why": (Role.VIEWER, Answers._why),  # noqa: SLF001
     "limits": (Role.VIEWER, Answers._limits),  # noqa: SLF001
