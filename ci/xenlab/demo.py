@@ -68,7 +68,8 @@ def summary(outcome: Outcome) -> str:
         )
     widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
     lines = ["  ".join(cell.ljust(w) for cell, w in zip(row, widths, strict=True)).rstrip() for row in rows]
-    lines += ["", *(f"FAILED: {failure}" for failure in outcome.failures)]
+    lines = [*lines, ""] if outcome.guests else []  # nothing was seen if the lab did not start
+    lines += [*(f"FAILED: {failure}" for failure in outcome.failures)]
     lines.append(
         "Not everything came true."
         if outcome.failures

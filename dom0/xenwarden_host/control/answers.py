@@ -130,15 +130,14 @@ class Answers:
         report = guest.inbox.report
         agent = None
         if report is not None or agent_state != AgentState.ABSENT:
+            age_s = guest.inbox.report_age_s(warden.clock.monotonic())
             agent = {
                 "state": agent_state,
                 "version": report.agent_version if report else "",
                 "rss_kb": report.agent_rss_kb if report else None,
                 "cpu_s": report.agent_cpu_s if report else None,
                 "wall_s": report.agent_up_s if report else None,
-                "age_s": round(warden.clock.monotonic() - guest.inbox.report_received_s, 1)
-                if report
-                else None,
+                "age_s": None if age_s is None else round(age_s, 1),
                 "refused": guest.inbox.bad_values,
             }
         return row | {

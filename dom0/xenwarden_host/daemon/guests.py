@@ -223,6 +223,11 @@ class Inbox:
         """Let silence count from now: dom0 itself could not listen until now."""
         self._heard_s = now_s
 
+    def report_age_s(self, now_s: float) -> float | None:
+        """Return how old the last report is, in seconds; None without one."""
+        # One that arrives after a tick began, while dom0 reads its own counters, is new and not from later.
+        return None if self.report is None else max(0.0, now_s - self.report_received_s)
+
     def state(self, now_s: float, *, level1_s: float, level2_s: float) -> AgentState:
         """Return how dom0 stands with the agent. The intervals are dom0's orders, not the guest's word."""
         if self._fault is not None:

@@ -44,7 +44,7 @@ def build(
                 agent=inbox.state(now_s, level1_s=level1_s, level2_s=level2_s),
                 report=inbox.report,
                 report_is_new=inbox.report_is_new,
-                report_age_s=None if inbox.report is None else now_s - inbox.report_received_s,
+                report_age_s=inbox.report_age_s(now_s),
                 answer=inbox.answer,
                 held=held(uuid),
                 service=info.service,

@@ -171,6 +171,14 @@ def test_reading_the_same_value_again_is_no_news() -> None:
     assert inbox.report_received_s == 0.0
 
 
+def test_report_that_arrives_during_a_tick_is_new_and_not_from_later() -> None:
+    inbox = Inbox()
+    assert inbox.report_age_s(1.0) is None
+    inbox.take(paths.UP_REPORT, report(1), 1.25)
+    assert inbox.report_age_s(1.0) == 0.0
+    assert inbox.report_age_s(3.25) == 2.0
+
+
 def test_other_major_version_is_a_state_of_its_own() -> None:
     inbox = Inbox()
     with pytest.raises(MessageError):
