@@ -186,7 +186,7 @@ VERBS = (
             Option(("-n", "--iterations"), "End after NUMBER times.", metavar="NUMBER"),
             Option(
                 ("-s", "--sort"),
-                "Sort by COLUMN: name, id, level, state, cpu, cap, out, in, rate, pressure or event.",
+                "Sort by COLUMN (state), such as name, cpu, out, pressure or event.",
                 metavar="COLUMN",
             ),
             Option(
