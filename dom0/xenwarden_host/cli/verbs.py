@@ -173,7 +173,7 @@ VERBS = (
     ),
     Verb(
         "top",
-        "Show all VMs live: level, state, CPU, network, pressure, limits, last event.",
+        "Show all VMs live, with load and last event; limit and release.",
         "Like xentop(1). Those that are limited or watched stand first, then those that use most CPU. Keys: "
         "arrows choose a VM and enter shows it with its signals over ten minutes; s and S sort by the next "
         "or previous column, R reverses; / filters; l limits the VM and r releases it, each after a "
