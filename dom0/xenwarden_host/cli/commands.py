@@ -100,6 +100,14 @@ def run_list(parsed: Parsed) -> int:
     return 0
 
 
+def run_top(parsed: Parsed) -> int:
+    """Show all VMs live."""
+    from xenwarden_host.cli.top import top  # noqa: PLC0415  much to load, and it stays
+
+    top(parsed)
+    return 0
+
+
 def run_show(parsed: Parsed) -> int:
     """Print all of one VM."""
     vm = _client(parsed).ask("show", **_domain(parsed))
@@ -112,7 +120,7 @@ def run_show(parsed: Parsed) -> int:
         ("ID", vm["domid"]),
         ("UUID", vm["uuid"]),
         ("Type", vm["type"]),
-        ("Level", vm["level"]),
+        ("Level", f"{vm['level']}, ordered by an operator" if vm["level_ordered"] == 2 else vm["level"]),
         ("State", vm["state"]),
         ("Verdict", f"{verdict}, and a victim too" if vm["also_victim"] else verdict),
         ("Why", vm["why"] or "-"),
@@ -244,6 +252,19 @@ def run_release(parsed: Parsed) -> int:
             print(
                 f"{printable(vm['name'])}: {what} {'would be ' if dry_run else ''}lifted, was {vm['state']}"
             )
+    return 0
+
+
+def run_level(parsed: Parsed) -> int:
+    """Order the level of one VM."""
+    dry_run = "dry_run" in parsed.options
+    answer = _client(parsed).ask("level", level=int(parsed.arguments[1]), dry_run=dry_run, **_domain(parsed))
+    if "json" in parsed.options:
+        _print_json(answer)
+    elif dry_run or "verbose" in parsed.options:
+        would = "would be " if dry_run else ""
+        name = printable(answer["name"])
+        print(f"{name}: level {answer['ordered']} {would}ordered, was {answer['was']}")
     return 0
 
 
@@ -499,11 +520,13 @@ def run_replay(parsed: Parsed) -> int:
 
 RUN: dict[str, Callable[[Parsed], int]] = {
     "list": run_list,
+    "top": run_top,
     "show": run_show,
     "why": run_why,
     "limits": run_limits,
     "limit": run_limit,
     "release": run_release,
+    "level": run_level,
     "capacity": run_capacity,
     "sprawl": run_sprawl,
     "events": run_events,

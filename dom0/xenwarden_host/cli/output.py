@@ -39,7 +39,7 @@ def colour(word: str) -> str:
     return f"\x1b[{code}m{word}\x1b[0m" if code else word
 
 
-def _columns(text: str) -> int:
+def columns(text: str) -> int:
     """Return how many columns of a terminal the text takes."""
     if text.isascii():
         return len(text)
@@ -48,21 +48,21 @@ def _columns(text: str) -> int:
     return sum(0 if combining(letter) else 1 + (east_asian_width(letter) in "WF") for letter in text)
 
 
-def _cut(text: str, width: int) -> str:
+def cut(text: str, width: int) -> str:
     """Return the text in no more than `width` columns, `…` where something is missing."""
-    if _columns(text) <= width:
+    if columns(text) <= width:
         return text
-    while _columns(text) >= width:
+    while text and columns(text) >= width:
         text = text[:-1]
     return text + "…"
 
 
-def _wrap(text: str, width: int) -> list[str]:
+def wrap(text: str, width: int) -> list[str]:
     """Return the text as lines of at most `width` columns where its words allow."""
     lines = [""]
     for word in text.split(" "):
         longer = f"{lines[-1]} {word}" if lines[-1] else word
-        if lines[-1] and _columns(longer) > width:
+        if lines[-1] and columns(longer) > width:
             lines.append(word)
         else:
             lines[-1] = longer
@@ -93,7 +93,7 @@ def table(header: Sequence[str], rows: Sequence[Sequence[Any]]) -> str:
         bool(rows) and all(isinstance(row[index], (int, float, type(None))) for row in rows)
         for index in range(len(header))
     ]
-    widths = [max(_columns(line[index]) for line in (header, *cells)) for index in range(len(header))]
+    widths = [max(columns(line[index]) for line in (header, *cells)) for index in range(len(header))]
     most = _terminal_columns()
     if most is not None and sum(widths) + 2 * (len(widths) - 1) > most:
         if header[0] == "Name":
@@ -102,11 +102,11 @@ def table(header: Sequence[str], rows: Sequence[Sequence[Any]]) -> str:
         widths[-1] = min(widths[-1], max(_LEAST_LAST, most - sum(widths[:-1]) - 2 * (len(widths) - 1)))
     lines = []
     for number, line in enumerate((header, *cells)):
-        last = _wrap(line[-1], widths[-1])
+        last = wrap(line[-1], widths[-1])
         padded = []
         for index, cell in enumerate((*line[:-1], last[0])):
-            text = _cut(cell, widths[index]) if not index else cell
-            gap = " " * (widths[index] - _columns(text))
+            text = cut(cell, widths[index]) if not index else cell
+            gap = " " * (widths[index] - columns(text))
             text = gap + text if numeric[index] else text + gap
             padded.append(colour(text) if number else text)
         lines.append("  ".join(padded).rstrip())
@@ -136,3 +136,14 @@ def figure(value: float | None) -> str:
     if value is None:
         return "-"
     return f"{value:,.0f}" if value >= 100 else f"{value:.4g}"
+
+
+def short(value: float | None) -> str:
+    """Return a figure in few columns: `0`, `950`, `12.3M`."""
+    if value is None:
+        return "-"
+    for unit in ("", "k", "M", "G"):
+        if value < 999.5:
+            return (f"{value:.0f}" if unit == "" else f"{value:.3g}") + unit
+        value /= 1000
+    return f"{value:.0f}T"

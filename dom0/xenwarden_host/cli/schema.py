@@ -31,6 +31,8 @@ _TYPES: dict[str, str | tuple[str, ...]] = {
     "cpu_s": "number",
     "cpus": "integer",
     "cpus_used": "number",
+    "cap": ("integer", "null"),
+    "cpu_pct": ("number", "null"),
     "data": "object",
     "daemon.errors.NAME": "integer",
     "doctor:checks.advice": "string",
@@ -53,6 +55,9 @@ _TYPES: dict[str, str | tuple[str, ...]] = {
     "keeps_kb": "integer",
     "known_s": "number",
     "learnt": "boolean",
+    "level:was": "integer",
+    "level:ordered": "integer",
+    "level_ordered": "integer",
     "mem_used_pct": ("number", "null"),
     "memory_kb": "integer",
     "near_max": "integer",
@@ -61,6 +66,9 @@ _TYPES: dict[str, str | tuple[str, ...]] = {
     "observations": "integer",
     "own": "integer",
     "p95": "number",
+    "pressure_pct": ("number", "null"),
+    "rate_bps": ("integer", "null"),
+    "rx_bps": ("number", "null"),
     "samples.signals.NAME": "number",
     "seen_s": "number",
     "vm": "object",
@@ -87,6 +95,8 @@ _TYPES: dict[str, str | tuple[str, ...]] = {
     "steal_pct": ("number", "null"),
     "steal_usual": ("number", "null"),
     "ticks": "integer",
+    "top:cpus": ("integer", "null"),
+    "tx_bps": ("number", "null"),
     "transaction_held_s": ("number", "null"),
     "transactions": ("integer", "null"),
     "unix_s": "number",
@@ -103,7 +113,7 @@ _TYPES: dict[str, str | tuple[str, ...]] = {
     "watches": ("integer", "null"),
 }
 _LISTS_OF_TEXT = ("advice", "errors", "forgotten", "lifted", "limits", "notices", "rules")
-_NULLABLE_OBJECTS = ("agent", "one_more", "xenstore")
+_NULLABLE_OBJECTS = ("agent", "event", "one_more", "xenstore")
 _ALWAYS = {"replay": ("file", "event"), "policy": ("file",)}  # the others depend on event or action
 
 

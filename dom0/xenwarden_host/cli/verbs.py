@@ -172,6 +172,62 @@ VERBS = (
         ),
     ),
     Verb(
+        "top",
+        "Show all VMs live, with load and last event; limit and release.",
+        "Like xentop(1). Those that are limited or watched stand first, then those that use most CPU. Keys: "
+        "arrows choose a VM and enter shows it with its signals over ten minutes; s and S sort by the next "
+        "or previous column, R reverses; / filters; l limits the VM and r releases it, each after a "
+        "question; ? tells them all, q ends. CPU and cap are in percent of one CPU. Out is what the VM "
+        "sends, in what reaches it, both as dom0 counts it. Rate is xenwarden's limit on out. PSI is "
+        "the longest wait for CPU, memory or I/O that its agent tells.",
+        options=(
+            Option(("-b", "--batch"), "Print plain text, for a file or a pipe."),
+            Option(("-d", "--delay"), "Ask every SECONDS (2).", metavar="SECONDS"),
+            Option(("-n", "--iterations"), "End after NUMBER times.", metavar="NUMBER"),
+            Option(
+                ("-s", "--sort"),
+                "Sort by COLUMN (state), such as name, cpu, out, pressure or event.",
+                metavar="COLUMN",
+            ),
+            Option(
+                ("-f", "--filter"),
+                "Only VMs with TEXT in name, UUID, state, verdict or limits.",
+                metavar="TEXT",
+            ),
+        ),
+        examples=(
+            ("xenwarden top", "Look, and act."),
+            ("xenwarden top -b -n 3 -d 10", "Three times, ten seconds apart, as text."),
+            ("xenwarden --json top -n 1 -s cpu", "Once, for a script; one object on a line each time."),
+        ),
+        json=(
+            ("unix_s", "when"),
+            ("host", "the host's name"),
+            ("cpus", "CPUs of the host; null: not known"),
+            ("notices", "sentences that an admin should know"),
+            ("vms", "list of VMs, sorted and filtered"),
+            ("vms[].name", "the VM's name"),
+            ("vms[].domid", "its domain id now"),
+            ("vms[].uuid", "its UUID"),
+            ("vms[].type", "pv, pvh, hvm or dom0"),
+            ("vms[].state", "normal, watched, contained or protected"),
+            ("vms[].level", "1 or 2"),
+            ("vms[].verdict", "the last one: attacker, victim, neither or null"),
+            ("vms[].agent", "absent, alive, silent, garbled or version"),
+            ("vms[].limits", "kinds of the limits in force"),
+            ("vms[].vcpus", "vCPUs online"),
+            ("vms[].cpu_pct", "CPU time received, in percent of one CPU; null: not known yet"),
+            ("vms[].cap", "its cap in percent of one CPU, whoever set it; 0: none; null: not known"),
+            ("vms[].tx_bps", "bits per second that it sends, by dom0's count; null: no vif"),
+            ("vms[].rx_bps", "bits per second that reach it; null: no vif"),
+            ("vms[].rate_bps", "xenwarden's limit on the bits per second that it sends; null: none"),
+            ("vms[].pressure_pct", "the highest of its PSI figures, by its own word; null: it does not say"),
+            ("vms[].event", "its last event; null: none"),
+            ("vms[].event.unix_s", "when"),
+            ("vms[].event.text", "one sentence"),
+        ),
+    ),
+    Verb(
         "show",
         "Show all that is known of one VM.",
         "State, verdict with its evidence, the agent, signals beside what is usual for this VM, "
@@ -186,6 +242,7 @@ VERBS = (
             ("state", "normal, watched, contained or protected"),
             ("level", "1 or 2"),
             ("verdict", "the last one: attacker, victim, neither or null"),
+            ("level_ordered", "the level that an operator ordered; 1: nobody did"),
             ("also_victim", "whether this attacker is a victim too"),
             ("why", "the reason of the last change of state"),
             *_EVIDENCE,
@@ -325,6 +382,25 @@ VERBS = (
             ("uuid", "its UUID"),
             ("state", "the state that it was released from"),
             ("lifted", "kinds of the limits that were lifted"),
+        ),
+        changes=True,
+    ),
+    Verb(
+        "level",
+        "Order the level of a VM's agent.",
+        "With 2 the agent looks closer, in short intervals and in detail, until 1 is ordered: no verdict, "
+        "release or restart of xenwardend ends it. With 1 HSEM and the agent decide again, as they do where "
+        "nothing was ordered. Nothing is limited by it.",
+        arguments=(Argument(DOMAIN), Argument("LEVEL", choices=("1", "2"))),
+        examples=(
+            ("xenwarden level mallory 2", "Look closer at mallory from now on."),
+            ("xenwarden level mallory 1", "Leave it to HSEM again."),
+        ),
+        json=(
+            ("name", "the VM's name"),
+            ("uuid", "its UUID"),
+            ("was", "the level that was ordered before, 1 or 2"),
+            ("ordered", "the level that is ordered now"),
         ),
         changes=True,
     ),

@@ -14,10 +14,11 @@ import yaml
 from xenwarden_channel.signals import SIGNALS
 from xenwarden_host import __version__
 from xenwarden_host.control import reports
+from xenwarden_host.control.overview import Overview
 from xenwarden_host.control.peers import Role
 from xenwarden_host.control.plain import plain
 from xenwarden_host.errors import XenwardenError
-from xenwarden_host.records import AgentState, LimitKey, LimitKind, VmState
+from xenwarden_host.records import AgentState, Level, LimitKey, LimitKind, VmState
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -42,6 +43,7 @@ class Answers:
         self._warden = warden
         self._policy_file = policy_file
         self._host = host
+        self._overview = Overview(warden)
 
     def answer(self, request: dict[str, Any], peer: Peer, role: Role) -> tuple[Any, str | None]:
         """Return the result and which stream the client follows from now on, None for none.
@@ -91,6 +93,19 @@ class Answers:
             },
         }
 
+    def _top(self, _request: Mapping[str, Any], _user: str) -> dict[str, Any]:
+        warden = self._warden
+        guests = sorted(warden.tracker.vms().values(), key=lambda guest: guest.info.domid)
+        return {
+            "unix_s": round(warden.clock.unix(), 3),
+            "host": socket.gethostname(),
+            "cpus": self._host.pcpus if self._host else None,
+            "notices": warden.notices(),
+            "vms": [
+                self._row(guest) | more for guest, more in zip(guests, self._overview.of(guests), strict=True)
+            ],
+        }
+
     def _row(self, guest: Guest) -> dict[str, Any]:
         warden, info = self._warden, guest.info
         record = warden.ledger.record(info.uuid)
@@ -126,6 +141,7 @@ class Answers:
                 "refused": guest.inbox.bad_values,
             }
         return row | {
+            "level_ordered": int(warden.hsem.ordered_level(guest.info.uuid) or Level.ONE),
             "also_victim": record.also_victim,
             "why": record.why,
             "evidence": record.evidence,
@@ -361,6 +377,20 @@ class Answers:
             "limits_now": [_limit(status) for status in warden.engine.status(info.uuid)],
         }
 
+    def _level(self, request: Mapping[str, Any], user: str) -> dict[str, Any]:
+        warden, guest = self._warden, self._guest(request)
+        info, level = guest.info, request.get("level")
+        if type(level) is not int or level not in tuple(Level):
+            raise XenwardenError("the level must be 1 or 2")
+        was = warden.hsem.ordered_level(info.uuid)
+        if was is None:
+            raise XenwardenError(f"{info.name} has only just started", hint="try again in a second")
+        if not request.get("dry_run"):
+            if warden.dry_run:
+                raise XenwardenError("xenwardend runs with --dry-run: it changes nothing")
+            warden.order_level(info.uuid, Level(level), f"operator:{user}")
+        return {"name": info.name, "uuid": info.uuid, "was": int(was), "ordered": level}
+
     def _to_release(self) -> list[Guest]:
         """Return the VMs that have something to be released from; others are not let alone for it."""
         warden = self._warden
@@ -477,6 +507,7 @@ def _rss_kb() -> int:
 
 _COMMANDS: dict[str, tuple[Role, Callable[[Answers, Mapping[str, Any], str], Any]]] = {
     "list": (Role.VIEWER, Answers._list),  # noqa: SLF001  the table stands beside its class
+    "top": (Role.VIEWER, Answers._top),  # noqa: SLF001
     "show": (Role.VIEWER, Answers._show),  # noqa: SLF001
     "why": (Role.VIEWER, Answers._why),  # noqa: SLF001
     "limits": (Role.VIEWER, Answers._limits),  # noqa: SLF001
@@ -492,5 +523,6 @@ _COMMANDS: dict[str, tuple[Role, Callable[[Answers, Mapping[str, Any], str], Any
     "record": (Role.ADMIN, Answers._record),  # noqa: SLF001
     "release": (Role.OPERATOR, Answers._release),  # noqa: SLF001
     "limit": (Role.OPERATOR, Answers._limit),  # noqa: SLF001
+    "level": (Role.OPERATOR, Answers._level),  # noqa: SLF001
     "kill-switch": (Role.ADMIN, Answers._kill_switch),  # noqa: SLF001
 }

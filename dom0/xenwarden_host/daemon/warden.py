@@ -483,6 +483,23 @@ class Warden:
         self.save()
         return state, held
 
+    def order_level(self, uuid: str, level: Level, who: str) -> None:
+        """Have a VM's agent work at no lower level from now on, and say so."""
+        vms = self.tracker.vms()
+        name = vms[uuid].info.name
+        self.audit.record(
+            "level-ordered",
+            who=who,
+            text=f"{name}: level {int(level)} ordered by {who.partition(':')[2]}",
+            uuid=uuid,
+            name=name,
+            to=int(level),
+        )
+        if self._recorder is not None:
+            self.publish_recording([self._recorder.order_level(uuid, level, who, self.clock.monotonic())])
+        self.applier.apply(self.hsem.order_level(uuid, level, who), vms)
+        self.save()
+
     def limit(self, uuid: str, orders: Mapping[LimitKey, int], who: str, for_s: float | None) -> None:
         """Set an operator's limits on a VM now, 0 takes the operators' own one of that key back.
 

@@ -115,6 +115,11 @@ class Hsem:
             return []
         return self._machine.close(vm, None, f"released by {who}", (), self._last_s)
 
+    def ordered_level(self, uuid: str) -> Level | None:
+        """Return the level that an operator ordered, ONE where nobody did; None: a VM not seen yet."""
+        vm = self._vms.get(uuid)
+        return None if vm is None else vm.forced
+
     def order_level(self, uuid: str, level: Level, who: str) -> list[Action]:
         """Return what an operator's order does: the VM's agent works at no lower level from now on."""
         vm = self._vms.get(uuid)

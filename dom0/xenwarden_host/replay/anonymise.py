@@ -34,6 +34,8 @@ class Anonymiser:
                 data["name"] = f"vm{number}"
             if "release" in data:
                 data["release"] = "operator"
+            if "order" in data:
+                data["order"]["who"] = "operator"
             if "answer" in data:
                 data["answer"]["id"] = max(0, data["answer"]["id"] - self._day_s)
             case = data.get("state", {}).get("case")

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from xenwarden_channel.messages import MAX_NUMBER
 from xenwarden_channel.signals import HREM, SIGNALS
-from xenwarden_host.records import AgentState, LimitKey, VmType
+from xenwarden_host.records import AgentState, Level, LimitKey, VmType
 from xenwarden_host.replay.recorder import MAGIC, VERSION
 
 if TYPE_CHECKING:
@@ -139,6 +139,11 @@ def _whole(value: Any, name: str) -> None:
         raise BadLineError(f"{name}: expected a whole number from 0")
 
 
+def _level(value: Any, name: str) -> None:
+    if value not in tuple(Level) or value.__class__ is not int:
+        raise BadLineError(f"{name}: expected 1 or 2")
+
+
 def _text(value: Any, name: str) -> None:
     if value.__class__ is not str or not value:
         raise BadLineError(f"{name}: expected a text")
@@ -201,6 +206,7 @@ _CHECKS: dict[str, Callable[[Any, str], object]] = {
     "answer": _members(id=_whole, load_pct=_number, near_max=_whole, near_max_of=_whole),
     "gone": _flag,
     "release": _text,
+    "order": _members(level=_level, who=_text),
     "history": _kept,
     "state": _kept,
     "overflow": _kept,

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from xenwarden_host.records import Answer, Report, Snapshot, VmView
+    from xenwarden_host.records import Answer, Level, Report, Snapshot, VmView
 
 VERSION = 1
 MAGIC = "xenwarden_recording"  # the header's first member; its value is the version
@@ -66,6 +66,10 @@ class Recorder:
     def release(self, uuid: str, who: str, now_s: float) -> str:
         """Return the line of an operator's release, between two ticks."""
         return _line({"t": now_s, "vm": uuid, "release": who})
+
+    def order_level(self, uuid: str, level: Level, who: str, now_s: float) -> str:
+        """Return the line of an operator's order of a level, likewise."""
+        return _line({"t": now_s, "vm": uuid, "order": {"level": int(level), "who": who}})
 
     def _of_vm(self, view: VmView) -> dict[str, Any]:
         out: dict[str, Any] = {}

@@ -16,6 +16,7 @@ from xenwarden_host.records import (
     Alert,
     Answer,
     Ask,
+    Level,
     LiftLimit,
     LimitKey,
     OrderLevel,
@@ -96,10 +97,10 @@ class Replay:
                 line = parse_line(text)
                 if self._is_later(line.t) or line.vm is None:
                     yield from self._tick()
-                if "release" in line.said and line.vm is not None:
+                if line.vm is not None and line.said.keys() & {"release", "order"}:
                     yield from self._tick()
                     self._last_t = line.t
-                    yield from self._told(self._hsem.release(line.vm, line.said["release"]), line.t)
+                    yield from self._told(self._operator(line.vm, line.said), line.t)
                 else:
                     self._take(line)
             except BadLineError as error:
@@ -146,6 +147,13 @@ class Replay:
         vm.dom0 = line.dom0
         if line.guest or "report" in said:
             self._report(vm, line, t)
+
+    def _operator(self, uuid: str, said: Mapping[str, Any]) -> list[Action]:
+        """Do between two ticks what an operator did."""
+        if "release" in said:
+            return self._hsem.release(uuid, said["release"])
+        order = said["order"]
+        return self._hsem.order_level(uuid, Level(order["level"]), order["who"])
 
     def _is_later(self, t: float) -> bool:
         if t < self._last_t:

@@ -29,6 +29,12 @@ ROOT = Path(__file__).resolve().parents[3]
     ("line", "said"),
     [
         ("", "which verb"),
+        ("level web", "needs 1|2"),
+        ("level web 3", "takes 1|2"),
+        ("top -d soon", "--delay needs 0.2 to"),
+        ("top -d nan", "--delay needs"),
+        ("top -n 0", "--iterations needs"),
+        ("top -s colour", "not by 'colour'"),
         ("lst", "did you mean"),
         ("list extra", "takes no 'extra'"),
         ("show", "needs DOMAIN"),

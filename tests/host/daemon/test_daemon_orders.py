@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import pytest
 from daemon_world import ROOT, World
 
+from xenwarden_channel import paths
 from xenwarden_host.control.peers import Role
 from xenwarden_host.errors import XenwardenError
 from xenwarden_host.records import LimitKey, LimitKind
@@ -151,3 +152,29 @@ def test_hostile_order_is_refused(world: World, orders: object) -> None:
     with pytest.raises(XenwardenError):
         answers.answer({"do": "limit", "vm": web.name, "orders": orders}, ROOT, Role.ADMIN)
     assert world.xenwarden("limits") == []
+
+
+def test_ordered_level_reaches_the_agent_is_shown_and_outlives_the_daemon(world: World) -> None:
+    web = world.start("web")
+    world.run(seconds=3)
+    assert web.down(paths.DOWN_ORDER)["level"] == "1"
+    assert world.command("-N", "-v", "level", "web", "2")[1] == "web: level 2 would be ordered, was 1\n"
+    assert world.command("level", "web", "2") == (0, "", "")
+    world.run(seconds=1)
+    assert web.down(paths.DOWN_ORDER)["level"] == "2"
+    assert "Level    2, ordered by an operator" in world.command("show", "web")[1]
+    world.end()
+    world.begin()
+    world.run(seconds=3)
+    assert web.down(paths.DOWN_ORDER)["level"] == "2"
+    assert world.xenwarden("level", "web", "1") == {
+        "name": "web", "uuid": web.uuid, "was": 2, "ordered": 1,
+    }  # fmt: skip
+    world.run(seconds=1)
+    assert web.down(paths.DOWN_ORDER)["level"] == "1"
+    assert world.show(web)["level_ordered"] == 1
+    ordered = [e for e in world.service.warden.database.audit(limit=50) if e["event"] == "level-ordered"]
+    assert [(event["who"], event["text"]) for event in ordered] == [
+        ("operator:root", "web: level 2 ordered by root"),
+        ("operator:root", "web: level 1 ordered by root"),
+    ]

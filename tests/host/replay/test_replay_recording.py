@@ -93,6 +93,9 @@ def story(world: World, path: Path, *, anonymise: bool = False) -> None:
     mallory.signals.clear()
     mallory.vif.update(rx_packets=10.0, rx_bytes=1000.0)
     world.run(20)
+    assert world.command("level", "quiet", "2")[0] == 0
+    world.run(3)
+    assert world.command("level", "quiet", "1")[0] == 0
     assert world.command("release", "mallory")[0] == 0
     world.run(5)
     record.end()

@@ -1,0 +1,28 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""The Debian packages say what the tree says. `ci/package --check` builds, installs and purges them."""
+
+from __future__ import annotations
+
+import re
+import tomllib
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent.parent
+DEBIAN = ROOT / "ci/packaging/debian"
+POLICY = ROOT / "dom0/xenwarden_host/policy/defaults.yaml"
+
+
+def test_packages_have_the_version_of_what_is_in_them() -> None:
+    first = (DEBIAN / "changelog").read_text().splitlines()[0]
+    for root in ("xenstore", "domU", "dom0"):
+        project = tomllib.loads((ROOT / root / "pyproject.toml").read_text())["project"]
+        assert first.startswith(f"xenwarden ({project['version']}) ")
+
+
+def test_groups_of_the_built_in_policy_are_made_and_go_with_a_purge() -> None:
+    named = set(re.findall(r"\[(xenwarden-\w+)\]", POLICY.read_text()))
+    assert len(named) == 3
+    sysusers = (DEBIAN / "xenwarden-dom0.sysusers").read_text()
+    made = set(re.findall(r"^g (\S+) ", sysusers, re.MULTILINE))
+    purged = set(re.findall(r"xenwarden-[a-z]+", (DEBIAN / "xenwarden-dom0.postrm").read_text()))
+    assert made == purged == named
