@@ -34,7 +34,7 @@ TURNS = 7
 KEYS = tuple(LimitKey.parse(text) for text in ("cap", "vif-rate", "vif-pps/syn"))
 
 
-_STUDENT = 2.132  # of Student's t, 95 % on one side with 4 degrees of freedom: five pairs
+_STUDENT = 1.895  # of Student's t, 95 % on one side with 7 degrees of freedom: eight pairs
 
 
 def run() -> list[Figure]:
