@@ -35,11 +35,19 @@ def main() -> int:
     )
     parser.add_argument("group", nargs="+", choices=groups(), metavar="GROUP", help=", ".join(groups()))
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the figures as a JSON list")
+    parser.add_argument("--full", action="store_true", help="verdicts: 1,000 VM-days in place of 100")
+    parser.add_argument("--profiles", type=Path, metavar="FILE", help="verdicts: VMs of other profiles")
     args = parser.parse_args()
+    options = {"full": args.full, "profiles": args.profiles}
+    if any(options.values()) and "verdicts" not in args.group:
+        parser.error("--full and --profiles are for the group verdicts")
+    if args.profiles and not args.profiles.is_file():
+        parser.error(f"there is no file {args.profiles}")
     figures: list[Figure] = []
     for name in args.group:
         print(f"measuring {name}", file=sys.stderr)
-        figures += importlib.import_module(f"benchmarks.{name}").run()
+        own = {key: value for key, value in options.items() if value} if name == "verdicts" else {}
+        figures += importlib.import_module(f"benchmarks.{name}").run(**own)
     print(table(figures))
     if args.json:
         args.json.write_text(json.dumps(figures, indent=1) + "\n")

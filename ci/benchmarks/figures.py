@@ -55,12 +55,16 @@ def figure(
     )
 
 
+def _number(value: float, digits: int = 4) -> str:
+    return f"{value:,.0f}" if abs(value) >= 10**digits else f"{value:,.{digits}g}"
+
+
 def table(figures: list[Figure]) -> str:
     """Return the figures as a fixed-width table, header first."""
     rows = [("Figure", "Value", "Unit", "Peer or limit", "Its value", "Ratio", "Goal", "Met")]
     rows += [
-        (f["name"], f"{f['value']:.4g}", f["unit"], f["peer"], f"{f['peer_value']:.4g}", f"{f['ratio']:.3g}",
-         f["goal"], "yes" if f["met"] else "NO")
+        (f["name"], _number(f["value"]), f["unit"], f["peer"], _number(f["peer_value"]),
+         _number(f["ratio"], 3), f["goal"], "yes" if f["met"] else "NO")
         for f in figures
     ]  # fmt: skip
     widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]

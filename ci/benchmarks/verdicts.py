@@ -6,33 +6,34 @@ outside every attack and HOLD_S after it. Alarms of one VM within HOLD_S of anot
 detectors alike. Each other detector has its threshold swept, and is compared at that with the most
 attacks found among those with no more false alarms than HSEM had.
 
-`XENWARDEN_VM_DAYS` sets how many (100), `XENWARDEN_PROFILES` a file of other profiles.
+100 VM-days, 1,000 with `--full`; `--profiles FILE` takes VMs of other profiles.
 """
 
 from __future__ import annotations
 
-import os
 import statistics
 import sys
 from collections import defaultdict
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from benchmarks import baselines
 from benchmarks.figures import figure
-from vmdays.generate import FAMILIES, PROFILES, STRENGTHS, host_day, profiles
+from vmdays.generate import FAMILIES, PROFILES, STRENGTHS, host_day
+from vmdays.generate import profiles as read_profiles
 from xenwarden_host.policy.load import defaults
 from xenwarden_host.replay.replay import Replay
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+    from pathlib import Path
 
     from benchmarks.baselines import Scorer
     from benchmarks.figures import Figure
     from vmdays.generate import Episode, HostDay
 
 FIRST_SEED = 500_000
+VM_DAYS, FULL_VM_DAYS = 100, 1000
 VMS_PER_HOST = 5
 INTERVAL_S = 60.0
 HOLD_S = 600.0
@@ -200,10 +201,9 @@ def _print(tally: _Tally) -> None:
             print(f"median time to {what}: {statistics.median(times.values()):.0f} s", file=sys.stderr)
 
 
-def run() -> list[Figure]:
+def run(*, full: bool = False, profiles: Path = PROFILES) -> list[Figure]:
     """Measure the group: about 1 s for each VM-day."""
-    vm_days = int(os.environ.get("XENWARDEN_VM_DAYS", "100"))
-    tally = _measure(vm_days, profiles(Path(os.environ.get("XENWARDEN_PROFILES", PROFILES))))
+    tally = _measure(FULL_VM_DAYS if full else VM_DAYS, read_profiles(profiles))
     _print(tally)
     out = []
     for name in CLASSES:

@@ -39,10 +39,10 @@ def replay(paths: Sequence[str], policy_path: str | None, *, as_json: bool, skip
 
 def _replay_one(path: str, policy: Policy, *, as_json: bool, skip_bad: bool) -> None:
     run = Replay(policy, skip_bad=skip_bad)
-    if not as_json:
-        print(f"{path}\n{'Time':>12}  {'VM':<16}  {'Event':<8}  What")
     try:
         with open(path, "rb") as file:  # noqa: PTH123  lines of bytes, nothing else
+            if not as_json:
+                print(f"{path}\n{'Time':>12}  {'VM':<16}  {'Event':<8}  What")
             for event in run.run(file, path):
                 print(json.dumps({"file": path, **event}) if as_json else _row(event))
     except OSError as error:

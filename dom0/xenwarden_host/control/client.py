@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import _socket  # `socket` would bring enum and selectors: see lean
+import _struct
 
 from xenwarden_host.control.lean import dumps, loads
 
@@ -39,7 +40,11 @@ class ControlClient:
     def __init__(self, path: str = SOCKET_PATH) -> None:
         self._socket = _socket.socket(_socket.AF_UNIX, _socket.SOCK_STREAM)
         self._read = bytearray()
-        self._socket.settimeout(_TIMEOUT_S)
+        # A connect that may block waits in line where others crowd the socket; one with Python's timeout
+        # does not block, so it would be turned away. The kernel's own timeout bounds the wait.
+        self._socket.setsockopt(
+            _socket.SOL_SOCKET, _socket.SO_SNDTIMEO, _struct.pack("ll", int(_TIMEOUT_S), 0)
+        )
         try:
             self._socket.connect(path)
         except PermissionError:
@@ -53,6 +58,7 @@ class ControlClient:
                 "xenwardend is not running" if missing else f"cannot reach xenwardend at {path}: {error}",
                 "start it with: systemctl start xenwardend",
             ) from None
+        self._socket.settimeout(_TIMEOUT_S)
 
     def ask(self, do: str, **arguments: Any) -> Any:
         """Send one request and return its result.

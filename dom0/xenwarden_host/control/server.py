@@ -35,6 +35,7 @@ MAX_CONNECTIONS_OF_OTHERS = 96  # of users that are not root, together
 MAX_CONNECTIONS_PER_USER = 24
 IDLE_S = 10.0  # between connecting or an answer and the next whole request
 _ACCEPTS_PER_TURN = 16
+_BACKLOG = 4096  # a crowd that comes at once waits here to be refused, and keeps nobody out
 _SWEEP_S = 1.0
 _REFUSALS_LOGGED_PER_MINUTE = 30
 
@@ -95,7 +96,7 @@ class ControlServer:
             self._socket.bind(str(path))
         finally:
             os.umask(old_mask)
-        self._socket.listen(128)
+        self._socket.listen(_BACKLOG)
         self.set_roles(roles)
         loop.watch(self._socket.fileno(), READ, self._accept)
         loop.at(clock.monotonic() + _SWEEP_S, self._sweep)

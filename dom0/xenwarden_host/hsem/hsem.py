@@ -19,6 +19,7 @@ from xenwarden_host.records import (
     Action,
     AgentState,
     Level,
+    LimitKind,
     OrderLevel,
     SetLimit,
     VmState,
@@ -199,8 +200,11 @@ class Hsem:
     def _masks_now(self, vm: Vm, view: VmView, now_s: float) -> frozenset[str]:
         if not view.held and not vm.masked_until:
             return _NOTHING
+        # A packet limit of which dom0 knows that it drops nothing changes nothing that anyone sees.
+        idle = view.hrem.get("vif_police_drop_pps") == 0.0
         for key in view.held:
-            vm.masked_until[key] = now_s + self._policy.levels.level1_s
+            if not (idle and key.kind is LimitKind.VIF_PPS):
+                vm.masked_until[key] = now_s + self._policy.levels.level1_s
         for key in [key for key, until_s in vm.masked_until.items() if until_s <= now_s]:
             del vm.masked_until[key]
         return masked(vm.masked_until)

@@ -86,6 +86,8 @@ class Machine:
         over = turn.sight.over
         for rule in rules:
             if not turn.hears(rule):
+                # What it began to see before the agent spoke would stand for ever, and keep the VM unlearnt.
+                vm.streaks.pop(rule.spec.name, None)
                 continue
             spec = rule.spec
             latch = None if vm.case is None else vm.case.raise_latches.setdefault(spec.name, {})

@@ -6,11 +6,13 @@ from __future__ import annotations
 import json
 import os
 import socket
+import threading
 from typing import TYPE_CHECKING, Any
 
 import pytest
 
 from xenwarden_host.control import server as control
+from xenwarden_host.control.client import ControlClient
 from xenwarden_host.control.peers import Peer, Role, Roles, peer_of
 from xenwarden_host.daemon.clock import FakeClock
 from xenwarden_host.daemon.loop import Loop
@@ -223,6 +225,31 @@ def test_crowd_of_one_user_leaves_room_for_others_and_for_root(world: World) -> 
             world.client(user(uid, VIEWERS))
     assert len(world.server._clients) <= control.MAX_CONNECTIONS_OF_OTHERS
     assert world.ask(world.client(user(0, 0)), {"do": "list"})["ok"] is True
+
+
+def test_crowd_that_comes_at_once_keeps_nobody_out(world: World) -> None:
+    world.next_peer = user(1000, VIEWERS)
+    for _ in range(300):  # while the daemon is busy with something else
+        connection = socket.socket(socket.AF_UNIX)
+        connection.setblocking(False)
+        connection.connect(str(world.path))
+        world.open.append(connection)
+
+
+def test_client_waits_in_line_where_the_socket_is_crowded(tmp_path: Path) -> None:
+    path = tmp_path / "control.sock"
+    with socket.socket(socket.AF_UNIX) as server, socket.socket(socket.AF_UNIX) as first:
+        server.bind(str(path))
+        server.listen(0)
+        first.connect(str(path))
+        made: list[ControlClient] = []
+        waiting = threading.Thread(target=lambda: made.append(ControlClient(str(path))))
+        waiting.start()
+        waiting.join(0.2)
+        assert not made
+        server.accept()[0].close()
+        waiting.join(10)
+        made[0].close()
 
 
 def test_refusals_do_not_fill_the_log(world: World, caplog: pytest.LogCaptureFixture) -> None:

@@ -302,3 +302,47 @@ def test_limits_of_an_operator_are_no_evidence_and_no_obstacle(key: str) -> None
     host.run(60)
     assert host.verdict("m") is Verdict.ATTACKER
     assert host.verdict("v") is Verdict.VICTIM
+
+
+def client(opens: float, fails: float) -> dict[str, float]:
+    """A VM that opens so many connections, of which so many fail; each that succeeds sends ten packets."""
+    good = opens - fails
+    return {
+        "tcp_open_ps": opens,
+        "tcp_fail_ps": fails,
+        "tx_syn_pps": opens,
+        "rx_synack_pps": good,
+        "rx_rst_pps": fails,
+        "tx_pps": opens + 10 * good,
+        "rx_pps": opens + 10 * good,
+    }
+
+
+@pytest.mark.parametrize(
+    ("before", "then", "verdict"),
+    [
+        (client(30, 0.5), client(100, 70), Verdict.ATTACKER),  # what worked still works
+        (client(30, 0.5), client(90, 90), None),  # its server is down, and it tries three times each
+        (client(0.1, 0), client(60, 60), None),  # a quiet client of a server that is down
+        (client(30, 0.5), client(120, 1), None),  # more work, and it succeeds
+    ],
+)  # fmt: skip
+def test_connections_that_fail(
+    before: dict[str, float], then: dict[str, float], verdict: Verdict | None
+) -> None:
+    vm = SimVm("v", script=lambda t: then if t > 300 else before)
+    host = Host(vm, SimVm("x"), SimVm("y")).run(480)
+    assert {found for _t, found in host.verdicts("v")} - {Verdict.NEITHER} == (
+        {verdict} if verdict else set()
+    )
+
+
+@pytest.mark.parametrize(("pps", "dests", "verdict"), [(150, 40, Verdict.ATTACKER), (150, 190, None)])
+def test_pings_of_a_busy_vm(pps: float, dests: float, verdict: Verdict | None) -> None:
+    """To one address they are a flood; one a second to each of many, as a monitoring host sends, are not."""
+    busy = {"tx_pps": 3000.0, "rx_pps": 3000.0, "tx_icmp_pps": 0.1, "tx_dests": 39.0, "tx_top_share": 0.1}
+    more = {**busy, "tx_icmp_pps": pps, "tx_dests": dests}
+    host = Host(SimVm("v", script=lambda t: more if t > 300 else busy), SimVm("x"), SimVm("y")).run(480)
+    assert {found for _t, found in host.verdicts("v")} - {Verdict.NEITHER} == (
+        {verdict} if verdict else set()
+    )

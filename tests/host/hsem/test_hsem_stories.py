@@ -361,3 +361,10 @@ def test_level_that_an_operator_orders_outlasts_cases_and_restarts() -> None:
     assert host.vms["m"].level is Level.TWO
     said = host.hsem.order_level(host.vms["m"].uuid, Level.ONE, "operator:ann")
     assert [action.level for action in said if isinstance(action, OrderLevel)] == [Level.ONE]
+
+
+def test_what_was_seen_before_the_agent_spoke_does_not_keep_the_vm_from_being_learnt() -> None:
+    busy = {"tx_pps": 325.0, "rx_pps": 300.0, "tx_syn_pps": 30.0}
+    host = Host(SimVm("v", script=lambda _t: busy), SimVm("x")).run(100)
+    uuid = host.vms["v"].uuid
+    assert host.history.upper(uuid, "tx_syn_pps") < host.policy.profiles["unknown"]["tx_syn_pps"]

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
 """Most of what came on top of the VM's ordinary traffic is of one kind.
 
-Arguments: `signal`, `of`, `at_least` (0 to 1).
-Fires if `signal` at least doubled, and its rise is at least this share of the rise of `of`: over their
+Arguments: `signal`, `of`, `at_least` (0 to 100).
+Fires if `signal` at least doubled, and its rise is at least so many times the rise of `of`: over their
 means of the last ordinary reports. So a flood shows in a busy VM, where it is a small share of the whole.
 """
 
