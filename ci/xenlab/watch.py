@@ -104,7 +104,7 @@ def parse_limits(text: str, here: Sequence[tuple[str, int]]) -> dict[str, dict[s
         for line in sections["qdisc"]:
             device = re.search(rf" dev {re.escape(vif)}(\d+) ", line)
             if device:
-                # Without its name: a VM that was saved and restored has another domid, and what it had before.
+                # Without its name: a VM that was saved and restored has another domid.
                 told = line.replace(device[0], " ")
                 found[f"qdisc of vif {device[1]}"] = f"{found.get(f'qdisc of vif {device[1]}', '')}{told};"
         for line in sections["rate"]:
