@@ -104,7 +104,9 @@ def parse_limits(text: str, here: Sequence[tuple[str, int]]) -> dict[str, dict[s
         for line in sections["qdisc"]:
             device = re.search(rf" dev {re.escape(vif)}(\d+) ", line)
             if device:
-                found[f"qdisc of vif {device[1]}"] = f"{found.get(f'qdisc of vif {device[1]}', '')}{line};"
+                # Without its name: a VM that was saved and restored has another domid.
+                told = line.replace(device[0], " ")
+                found[f"qdisc of vif {device[1]}"] = f"{found.get(f'qdisc of vif {device[1]}', '')}{told};"
         for line in sections["rate"]:
             path, _, value = line.partition(" = ")
             if path.startswith(f"/local/domain/0/backend/vif/{domid}/"):

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from lab_jobs import Jobs
 from lab_lines import decode, encode
 
-from xenlab import keep, qemu, store
+from xenlab import keep, qemu, store, watch
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -182,3 +182,17 @@ def test_a_background_command_that_ended_tells_its_status(jobs: Jobs) -> None:
     jobs.spawn("short", "exit 4", {})
     time.sleep(0.5)
     assert jobs.stop("short")["status"] == 4
+
+
+def test_what_stood_on_a_vif_is_the_same_after_a_restore_under_another_domid() -> None:
+    def standing(domid: int) -> dict[str, dict[str, str]]:
+        text = (
+            "== sched\nName ID Weight Cap\nvm 9 256 0\n"
+            f"== qdisc\nqdisc noqueue 0: dev lo root\nqdisc clsact ffff: dev vif{domid}.0 parent ffff:fff1\n"
+            f'== memory\n196608\n== rate\n/local/domain/0/backend/vif/{domid}/0/rate = "1,1"\n'
+            f"== ingress vif{domid}.0\nfilter protocol ip pref 5\n== egress vif{domid}.0\n"
+        )
+        return watch.parse_limits(text, [("vm", domid)])
+
+    assert standing(1) == standing(27)
+    assert len(standing(1)["vm"]) == 5

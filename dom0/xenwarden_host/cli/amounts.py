@@ -65,7 +65,10 @@ def byte_rate(text: str) -> int:
 
 
 def vif_rate(text: str) -> int:
-    """Return bits per second of `10Mb/s@50ms`; the interval may be left out and can be no other."""
+    """Return bits per second of `10Mb/s@50ms`; the interval is xl's own or left out.
+
+    netback's is chosen by the rate: none that is asked for would be kept.
+    """
     rate, at, interval = text.partition("@")
     if at:
         found = _INTERVAL.fullmatch(interval)
@@ -74,7 +77,7 @@ def vif_rate(text: str) -> int:
         usecs = int(found[1]) * _USECS[found[2]]
         if usecs != _INTERVAL_USECS:
             bare = " (a bare number is seconds)" if interval.isdigit() else ""
-            raise ValueError(f"an interval of {usecs} us{bare} is not offered: it is 50ms, or leave it out")
+            raise ValueError(f"an interval of {usecs} us{bare} is not offered: leave it out")
     return bits(rate)
 
 

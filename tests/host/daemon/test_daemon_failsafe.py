@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 POLICY = "fail_safe: release\nvms: [{name: 'keep*', fail_safe: keep}]\n"
 BEFORE = (80, "999999,50000")
-LIMITED = (25, "62500,50000")
+LIMITED = (25, "50000,40000")
 
 
 def limit_both(world: World) -> None:

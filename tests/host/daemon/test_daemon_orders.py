@@ -36,14 +36,14 @@ def test_limit_stands_when_the_command_returns_and_is_shown_whole(world: World) 
     world.run(seconds=1)
     status, out, err = world.command("limit", "web", "--cap", "25", "--vif-rate", "10Mb/s", "--for", "10m")
     assert (status, out, err) == (0, "", "")
-    assert (cap(world, "web"), world.vifs.rate(web.domid, 0)) == (25, "62500,50000")
+    assert (cap(world, "web"), world.vifs.rate(web.domid, 0)) == (25, "50000,40000")
     by_kind = {row["kind"]: row for row in world.xenwarden("limits", "web")}
     shown = by_kind["cap"]
     assert (shown["value"], shown["set"], shown["read_back"], shown["original"]) == (25, "25", "25", "80")
     assert (shown["state"], shown["owner"], shown["why"]) == ("set", "operator:root", "ordered by root")
     assert shown["until_unix_s"] == pytest.approx(world.clock.unix() + 600, abs=2)
     assert world.xenwarden("limit", "web")["limits_now"] == world.xenwarden("show", "web")["limits_now"]
-    assert "0=62500,50000" in world.command("limits")[1]
+    assert "0=50000,40000" in world.command("limits")[1]
     (ordered,) = [e for e in world.service.warden.database.audit(limit=20) if e["event"] == "limit-ordered"]
     assert ordered["text"] == "root ordered for web: cap 25 % of one CPU, vif-rate 10 Mbit/s"
     world.run(seconds=601)

@@ -209,7 +209,7 @@ def test_without_a_journal_nothing_new_is_set_and_what_is_set_is_still_restored(
         host.tick()
         assert host.cap == 90
     host.tick()
-    assert host.rate == "6250,50000"
+    assert host.rate == "5000,40000"
     host.restart()
     host.tick()
-    assert (host.cap, host.rate) == (90, "6250,50000")
+    assert (host.cap, host.rate) == (90, "5000,40000")

@@ -173,7 +173,7 @@ class Limits(RuleBasedStateMachine):
         if rate is None or (native is not None and native <= rate):
             assert self.host.rate == self.native_rate
         else:
-            assert self.host.rate == f"{rate // 160},50000"
+            assert self.host.rate == f"{rate // 200},40000"
         police = self.host.vifs.police(self.host.domid)[0]
         assert police == ({} if syn is None else {SYN.match: syn})
         held = {key for key, _owner in self.wants}
