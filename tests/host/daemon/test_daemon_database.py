@@ -130,7 +130,9 @@ def test_full_disk_loses_the_entry_and_not_the_daemon(
                 audit.record("state", who="hsem", text=f"event {number} " + "x" * 200)
         assert audit.lost > 0
         assert len(followed) == 300
-        assert sum("audit-lost" in message for message in caplog.messages) == 1
+        # A record may be caught twice, by two loggers that a test before left so.
+        lost = {id(record) for record in caplog.records if "audit-lost" in record.getMessage()}
+        assert len(lost) == 1
         database._connection.execute("PRAGMA max_page_count = 1000000")
         audit.record("state", who="hsem", text="space again")
         assert database.audit(limit=1)[0]["text"] == "space again"
