@@ -134,7 +134,7 @@ def test_the_fullest_report_fits_one_value_and_reads_back() -> None:
 
 
 def test_detail_keeps_as_many_peers_as_fit() -> None:
-    peers = ["2001:db8:1111:2222:3333:4444:5555:6666,6,65535,1234567890.1,1234567890.1"] * 8
+    peers = ["2001:db8:1111:2222:3333:4444:5555:6666,other,65535,1234567890.1,1234567890.1"] * 8
     message = parse(report.detail(1, peers, peers), "detail")
     assert message.fields["d7"] == peers[0]
     assert parse(report.detail(1, [], []), "detail").fields == {}

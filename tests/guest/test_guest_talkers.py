@@ -72,8 +72,8 @@ def test_shares_are_right_when_syns_are_sampled_more_than_the_rest() -> None:
     assert external is not None
     assert 0.06 < external < 0.12
     first, second = talkers.top(pps=22_000, syn_pps=2000)
-    assert first.startswith("10.0.0.1,6,80,")
-    assert second.startswith("192.0.2.1,6,443,")
+    assert first.startswith("10.0.0.1,tcp,80,")
+    assert second.startswith("192.0.2.1,tcp,443,")
     assert second.endswith(",2000.0")
     assert 1300 < float(second.split(",")[3]) < 2700
 

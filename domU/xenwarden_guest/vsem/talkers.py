@@ -23,6 +23,7 @@ _WORD = 0xFFFFFFFF
 # Below this many addresses in the slice its estimate is noise.
 _FEW = 8
 _MAIN_PORT = 0.25  # votes for a port, of a peer's packets, that make it the peer's port
+_PROTOCOLS = {1: "icmp", 6: "tcp", 17: "udp", 58: "icmp"}
 
 
 class _Peer:
@@ -145,5 +146,6 @@ class Talkers:
             peer_pps = pps * peer.packets / self._packets
             peer_syn_pps = syn_pps * peer.syns / self._syns if self._syns else 0.0
             port = peer.port if peer.port_votes >= _MAIN_PORT * peer.packets else 0
-            lines.append(f"{address_text(address)},{protocol},{port},{peer_pps:.1f},{peer_syn_pps:.1f}")
+            name = _PROTOCOLS.get(protocol, "other")
+            lines.append(f"{address_text(address)},{name},{port},{peer_pps:.1f},{peer_syn_pps:.1f}")
         return lines
