@@ -180,6 +180,7 @@ _CHECKS: dict[str, Callable[[str], bool]] = {
     "HEX8": lambda text: bool(re.fullmatch("[0-9a-f]{8}", text)),
     "NAME": lambda text: not text or bool(_NAME.fullmatch(text)),
     "NAMES": _all(lambda text: bool(_NAME.fullmatch(text))),
+    "LIMITS": _all(lambda text: 1 <= len(parts := text.split("/")) <= 2 and all(map(_NAME.fullmatch, parts))),
     "WORD": lambda _text: True,  # all that a message can carry
     "NETWORKS": _all(_is_network),
     "PEER": _is_peer,
