@@ -49,12 +49,12 @@ def outcome_of() -> Callable[[str], Outcome]:
     return get
 
 
-# In this order: scenarios with the same guests share one snapshot.
+# The core; `ci/lab run --all` plays every one. In this order: those with the same guests share a snapshot.
 @pytest.mark.parametrize(
     "name",
     [
-        *("demo", "control-cpu", "quiet", "swapped", "no-agent", "hostile-xenstore", "admin-limits"),
-        *("failsafe", "save-restore", "pvh-systemd"),
+        *("demo", "control-cpu", "quiet", "swapped", "no-agent", "admin-limits"),
+        *("failsafe", "pvh-systemd"),
     ],
 )
 def test_scenario_comes_true(outcome_of: Callable[[str], Outcome], name: str) -> None:
