@@ -41,7 +41,7 @@ class Daemon:
         self.directory = directory
         self.manager = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
         self.manager.bind(str(directory / "notify"))
-        self.manager.settimeout(10)
+        self.manager.settimeout(30)
         self.control = directory / "run/control.sock"
         self.policy = directory / "policy.yaml"
         if not self.policy.exists():
@@ -62,12 +62,16 @@ class Daemon:
 
     def start(self) -> subprocess.Popen[bytes]:
         self.process = subprocess.Popen(self.command, stderr=self.log, env=self.environment)
-        self.hears("READY=1")
+        try:
+            self.hears("READY=1")
+        except BaseException:
+            self.end()
+            raise
         return self.process
 
     def hears(self, state: str) -> None:
         """Wait until systemd would have been told `state`."""
-        until = time.monotonic() + 10
+        until = time.monotonic() + 30
         while time.monotonic() < until:
             if self.manager.recv(200).decode() == state:
                 return
