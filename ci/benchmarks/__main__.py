@@ -19,11 +19,8 @@ if TYPE_CHECKING:
 def groups() -> list[str]:
     """Return the names of the groups that exist, from the files beside this one."""
     here = Path(__file__).parent
-    return sorted(
-        path.stem
-        for path in here.glob("*.py")
-        if path.stem not in {"__init__", "__main__", "baselines", "figures"}
-    )
+    others = {"baselines", "figures"}
+    return sorted(path.stem for path in here.glob("[!_]*.py") if path.stem not in others)
 
 
 def main() -> int:

@@ -17,8 +17,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 from uuid import UUID
 
+from benchmarks._play import play
 from benchmarks.figures import Figure, figure
-from xenlab import load, runner
 from xenwarden_host.daemon.clock import SystemClock
 from xenwarden_host.libxl.fake import FakeHypervisor
 from xenwarden_host.limits.engine import LimitEngine
@@ -32,14 +32,14 @@ if TYPE_CHECKING:
 MANY = 100
 TURNS = 7
 KEYS = tuple(LimitKey.parse(text) for text in ("cap", "vif-rate", "vif-pps/syn"))
-
-
+HERE = Path(__file__).parent
 _STUDENT = 1.895  # of Student's t, 95 % on one side with 7 degrees of freedom: eight pairs
 
 
 def run() -> list[Figure]:
     """Measure; about ten minutes, two of them where images and snapshots are made."""
-    return [*_many(), *_credit(_play("limits-credit")), *_caps(_play("limits-credit2"), "credit2")]
+    credit, credit2 = (play(HERE / f"limits-{scheduler}.yaml") for scheduler in ("credit", "credit2"))
+    return [*_many(), *_credit(credit), *_caps(credit2, "credit2")]
 
 
 def _credit(outcome: Outcome) -> list[Figure]:
@@ -113,13 +113,6 @@ def _after_release(outcome: Outcome, name: str) -> Figure:
 
 def _saved(outcome: Outcome, name: str, take: str = "last") -> float:
     return outcome.figure({"of": name, "take": take})
-
-
-def _play(name: str) -> Outcome:
-    outcome, _ = runner.run(load.load(Path(__file__).parent / f"{name}.yaml"))
-    if outcome.failures:
-        raise SystemExit(f"ci/bench limits: {name} did not come true: " + "; ".join(outcome.failures))
-    return outcome
 
 
 def _many() -> list[Figure]:

@@ -5,8 +5,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from benchmarks._play import play
 from benchmarks.figures import Figure, figure
-from xenlab import load, runner
 
 SCENARIO = Path(__file__).with_suffix(".yaml")
 TIMES = 3.0
@@ -14,9 +14,7 @@ TIMES = 3.0
 
 def run() -> list[Figure]:
     """Measure; about two minutes where images and snapshot exist."""
-    outcome, _ = runner.run(load.load(SCENARIO))
-    if outcome.failures:
-        raise SystemExit("ci/bench xentop: " + "; ".join(outcome.failures))
+    outcome = play(SCENARIO)
     return [
         figure(
             "xentop.look_at_three_guests",

@@ -102,8 +102,7 @@ class Lab:
 
         TCG now and then lets an HVM guest run with a piece of Xen's own state (seen in QEMU 7.2 with one and
         with two CPUs, and mostly while the machine is busy). Xen reports the triple fault that follows,
-        or the guest's kernel panics, or all of Xen stands still. No code of ours is near it, so such a run
-        tells nothing.
+        or the guest's kernel panics, or nothing answers any more. Such a run tells nothing.
         """
         guests = [g.name for g in self.machine.guests if g.type == "pvh"]
         if self.hardware.accel != "tcg" or not guests:
@@ -115,7 +114,7 @@ class Lab:
                 if "Kernel panic" in self.console_tail(name):
                     return f"QEMU's emulation of SVM led {name}'s kernel into a panic"
         except LabError:
-            return "QEMU's emulation of SVM stopped the whole machine"
+            return "the machine answers no more, as under QEMU's emulation of SVM now and then"
         return None
 
     def close(self) -> None:

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+from abc import abstractmethod
 from typing import TYPE_CHECKING
 
 from xenwarden_channel import errors, wire
@@ -42,9 +43,9 @@ class FakeConnection(Store):
         self._transactions: dict[int, FakeTransaction] = {}
         self._last_tx_id = 0
 
+    @abstractmethod
     def _check(self) -> None:
         """Raise DisconnectedError where there is no connection."""
-        raise NotImplementedError
 
     def _exchange(self, op: int, payloads: Sequence[bytes], tx_id: int = 0) -> list[Answer]:
         self._check()

@@ -6,6 +6,7 @@ The guest agent imports this module: keep it light.
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from time import monotonic
 
 from xenwarden_channel import errors, wire
@@ -19,7 +20,7 @@ if TYPE_CHECKING:
     Answer = tuple[int, int, bytes]  # operation, request id, payload
 
 
-class Store:
+class Store(ABC):
     """XenStore over a connection that makes requests and brings their answers.
 
     Every call raises `errors.StoreError` and its kinds and ends within the connection's deadline.
@@ -28,6 +29,7 @@ class Store:
 
     _deadline_s: float
 
+    @abstractmethod
     def _exchange(self, op: int, payloads: Sequence[bytes], tx_id: int = 0) -> list[Answer]:
         """Make all requests, pipelined, and return their answers in order: `op`'s, or ERROR's.
 
@@ -35,7 +37,6 @@ class Store:
             TooBigError: a payload is longer than a request may be; none was made.
             DisconnectedError, DeadlineError: not all answers came; what was done is not known.
         """
-        raise NotImplementedError
 
     def read(self, path: str) -> bytes:
         """Return the node's value."""

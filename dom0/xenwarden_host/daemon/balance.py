@@ -6,7 +6,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from xenwarden_channel.errors import StoreError
-from xenwarden_host import audit
+from xenwarden_host.daemon.desk import NAMES, Desk, number
 from xenwarden_host.errors import XenwardenError
 from xenwarden_host.hrem import balancer
 from xenwarden_host.hrem.balancer import Balancer, Seat
@@ -14,49 +14,29 @@ from xenwarden_host.policy.model import BalanceMode
 from xenwarden_host.records import LimitKind, VmState
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Collection, Mapping
+    from collections.abc import Collection, Mapping
 
-    from xenwarden_host.audit import Audit
+    from xenwarden_host.daemon.desk import Tools
     from xenwarden_host.daemon.tracker import Guest
     from xenwarden_host.hrem.balancer import Change
-    from xenwarden_host.hrem.grantbook import GrantBook, Id
+    from xenwarden_host.hrem.grantbook import Id
     from xenwarden_host.policy.model import Policy
-    from xenwarden_host.protocols import Clock, Hypervisor, Store
 
 _LOOK_S = 5.0
 _MAX_WEIGHT = 65535
-_NAMES = {LimitKind.MEMORY: "memory", LimitKind.WEIGHT: "weight"}
 
 
-class BalanceDesk:
-    """One for all VMs. What is done goes through the book of grants; see `GrantDesk` for the arguments.
+class BalanceDesk(Desk):
+    """All VMs' balance. What is done goes through the book of grants.
 
     Attributes:
         advice: what would be done, in sentences, where policy has it told only.
     """
 
-    def __init__(
-        self,
-        *,
-        policy: Policy,
-        book: GrantBook,
-        hypervisor: Hypervisor,
-        store: Store,
-        clock: Clock,
-        audit_log: Audit,
-        status: Callable[[str], VmState],
-        signals: Callable[[Guest], Mapping[str, float]],
-    ) -> None:
-        self._book = book
-        self._hypervisor = hypervisor
-        self._store = store
-        self._clock = clock
-        self._audit = audit_log
-        self._status = status
-        self._signals = signals
+    def __init__(self, policy: Policy, tools: Tools) -> None:
+        super().__init__(policy, tools)
         self._balancer = Balancer(policy.balance)
         self._next_s = float("-inf")
-        self.policy = policy
         self.advice: list[str] = []
 
     def set_policy(self, policy: Policy) -> None:
@@ -71,7 +51,7 @@ class BalanceDesk:
             XenwardenError, StoreError: the host cannot be read, or the journal not written.
         """
         acts = self.policy.balance.mode is BalanceMode.ACT and not killed
-        for id_ in list(self._book.lent):
+        for id_ in list(self.book.lent):
             guest = vms.get(id_[0])
             if guest is not None and (why := self._ends(guest, id_[1], limited, acts=acts)):
                 self._end(guest, id_[1], why)
@@ -105,7 +85,7 @@ class BalanceDesk:
         for kind in balancer.KINDS:
             moods = {uuid: balancer.mood(kind, signals[uuid], policy, contended=contended) for uuid in guests}
             hungry = self._balancer.observe(kind, moods, now_s)
-            if not hungry and not any(id_[1] is kind for id_ in self._book.lent):
+            if not hungry and not any(id_[1] is kind for id_ in self.book.lent):
                 continue  # nothing to ask the host for: the usual case
             seats = self._seats(kind, guests, signals, limited)
             if kind is LimitKind.MEMORY:
@@ -132,10 +112,10 @@ class BalanceDesk:
             info, id_ = guest.info, (guest.info.uuid, kind)
             policy = self.policy.vm(info.uuid, info.name)
             try:
-                has = self._book.has(info, kind)
+                has = self.book.has(info, kind)
             except (XenwardenError, StoreError):
                 continue
-            own = self._book.own(id_, has)
+            own = self.book.own(id_, has)
             used_pct = signals[info.uuid].get("mem_used_pct", 100.0)
             ceiling = policy.maximum.get(kind, int(own * self.policy.balance.times))
             if kind is LimitKind.MEMORY:  # a fixed node that libxl writes and no guest can
@@ -154,7 +134,7 @@ class BalanceDesk:
                     and not info.paused
                     and info.cpu_time_s > 0
                     and id_ not in limited
-                    and id_ not in self._book.wants
+                    and id_ not in self.book.wants
                     and self._status(info.uuid) is VmState.NORMAL,
                     used=int(info.memory_kb * used_pct / 100) if kind is LimitKind.MEMORY else 0,
                 )
@@ -162,35 +142,20 @@ class BalanceDesk:
         return seats
 
     def _take(self, change: Change, guest: Guest, own: int, now_s: float) -> None:
-        value, was = (_shown(change.kind, number) for number in (change.value, change.was))
-        text = f"{guest.info.name}: {_NAMES[change.kind]} {was} to {value}: {change.why}"
+        value, was = (number(change.kind, amount) for amount in (change.value, change.was))
+        text = f"{guest.info.name}: {NAMES[change.kind]} {was} to {value}: {change.why}"
         if self.policy.balance.mode is BalanceMode.ADVISE:
             self.advice.append(f"balance: {text}")
             return
         id_ = (change.uuid, change.kind)
         if change.value == own:
-            self._book.end_lent(id_)
+            self.book.end_lent(id_)
         else:
-            self._book.lend(id_, change.value, change.why, self._clock.unix())
+            self.book.lend(id_, change.value, change.why, self._clock.unix())
         self._balancer.note(change, now_s)
         self._record("balance", guest, text, change.kind, value=change.value, was=change.was, original=own)
 
     def _end(self, guest: Guest, kind: LimitKind, why: str) -> None:
-        self._book.end_lent((guest.info.uuid, kind))
-        text = f"{guest.info.name} has its own {_NAMES[kind]} again: {why}"
+        self.book.end_lent((guest.info.uuid, kind))
+        text = f"{guest.info.name} has its own {NAMES[kind]} again: {why}"
         self._record("balance-ended", guest, text, kind)
-
-    def _record(self, event: str, guest: Guest, text: str, kind: LimitKind, **data: int) -> None:
-        self._audit.record(
-            event,
-            who=audit.HREM,
-            text=text,
-            uuid=guest.info.uuid,
-            name=guest.info.name,
-            kind=str(kind),
-            **data,
-        )
-
-
-def _shown(kind: LimitKind, value: int) -> str:
-    return f"{value / 1024:.4g} MB" if kind is LimitKind.MEMORY else str(value)

@@ -9,12 +9,12 @@ has one line a minute for each VM.
 from __future__ import annotations
 
 import logging
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from xenwarden_channel import messages, paths
 from xenwarden_channel.errors import StoreError
 from xenwarden_channel.grants import REASONS
-from xenwarden_host import audit
+from xenwarden_host.daemon.desk import NAMES, Desk, number
 from xenwarden_host.errors import XenwardenError
 from xenwarden_host.hrem import grants
 from xenwarden_host.hrem.grantbook import PROBLEMS, Became
@@ -22,13 +22,12 @@ from xenwarden_host.hrem.grants import Decision, Situation
 from xenwarden_host.records import LimitKind, VmState
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Collection, Mapping
+    from collections.abc import Collection, Mapping
 
-    from xenwarden_host.audit import Audit
+    from xenwarden_host.daemon.desk import Tools
     from xenwarden_host.daemon.tracker import Guest
-    from xenwarden_host.hrem.grantbook import Change, GrantBook, Id
+    from xenwarden_host.hrem.grantbook import Change, Id
     from xenwarden_host.policy.model import Policy
-    from xenwarden_host.protocols import Clock, Hypervisor, Store
     from xenwarden_host.records import Request
 
 log = logging.getLogger("xenwarden.grants")
@@ -37,7 +36,6 @@ _RETRY_S = 5.0  # after a denial the next request is looked at again
 _DONE_WITHIN_S = 10.0  # what is not read back by then is taken back, and expired
 _TELL_EVERY_S = 60.0
 _MAX_WEIGHT = 65535
-_NAMES = {LimitKind.MEMORY: "memory", LimitKind.VCPUS: "vCPUs", LimitKind.WEIGHT: "weight"}
 
 
 class _Asker:
@@ -52,36 +50,12 @@ class _Asker:
         self.enough_since_s: dict[LimitKind, float] = {}  # since when it could do without its grant
 
 
-class GrantDesk:
-    """One desk for all VMs.
+class GrantDesk(Desk):
+    """All VMs' requests, and what was granted."""
 
-    Args:
-        book: what is granted.
-        status: HSEM's answer to how it stands with a VM.
-        signals: VREM's, where its agent is to be believed, and HREM's of a VM.
-    """
-
-    def __init__(
-        self,
-        *,
-        policy: Policy,
-        book: GrantBook,
-        hypervisor: Hypervisor,
-        store: Store,
-        clock: Clock,
-        audit_log: Audit,
-        status: Callable[[str], VmState],
-        signals: Callable[[Guest], Mapping[str, float]],
-    ) -> None:
-        self.policy = policy
-        self.book = book
-        self._hypervisor = hypervisor
-        self._store = store
-        self._clock = clock
-        self._audit = audit_log
-        self._status = status
+    def __init__(self, policy: Policy, tools: Tools) -> None:
+        super().__init__(policy, tools)
         self._limited: Collection[Id] = ()
-        self._signals = signals
         self._askers: dict[str, _Asker] = {}
 
     def tick(self, vms: Mapping[str, Guest], limited: Collection[Id], *, killed: bool) -> None:
@@ -271,8 +245,8 @@ class GrantDesk:
         self._record(
             "grant-ended",
             guest,
-            f"{name} gives {_number(id_[1], has - own)} of {_NAMES[id_[1]]} back: {why}",
-            kind=str(id_[1]),
+            f"{name} gives {number(id_[1], has - own)} of {NAMES[id_[1]]} back: {why}",
+            kind=id_[1],
             value=own,
             was=has,
         )
@@ -284,10 +258,8 @@ class GrantDesk:
         uuid, kind = change.id
         name = guest.info.name
         if change.became is Became.OVERRULED:
-            text = (
-                f"{name}: somebody else changed its {_NAMES[kind]} while it was granted or lent: that stays"
-            )
-            self._record("grant-overruled", guest, text, kind=str(kind), value=change.has)
+            text = f"{name}: somebody else changed its {NAMES[kind]} while it was granted or lent: that stays"
+            self._record("grant-overruled", guest, text, kind, value=change.has)
             return
         asker = self._askers.get(uuid)
         waiting = asker.waiting if asker is not None else None
@@ -297,12 +269,12 @@ class GrantDesk:
         asker.waiting = None
         self._answer(guest, request, "granted", decision)
         why = self.book.wants[change.id].why
-        own = f"now {_number(kind, change.has)}, {_number(kind, change.own)} its own"
+        own = f"now {number(kind, change.has)}, {number(kind, change.own)} its own"
         self._record(
             "grant",
             guest,
             f"{name} gets {_more(kind, decision.more)}: {why} ({own})",
-            kind=str(kind),
+            kind=kind,
             value=change.has,
             more=decision.more,
             asked=request.more,
@@ -325,20 +297,11 @@ class GrantDesk:
             return
         asker.next_tell_s = now_s + _TELL_EVERY_S
         text = f"{guest.info.name} asked for {_more(request.kind, request.more)}, {what}"
-        self._record("grant-denied", guest, text, kind=str(request.kind), asked=request.more)
+        self._record("grant-denied", guest, text, request.kind, asked=request.more)
 
     def _note_failure(self, id_: Id, problem: Exception) -> None:
         log.warning("event=grant-failed uuid=%s kind=%s error=%r", id_[0], id_[1], str(problem))
 
-    def _record(self, event: str, guest: Guest, text: str, **data: Any) -> None:
-        self._audit.record(
-            event, who=audit.HREM, text=text, uuid=guest.info.uuid, name=guest.info.name, **data
-        )
-
-
-def _number(kind: LimitKind, value: int) -> str:
-    return f"{value / 1024:.4g} MB" if kind is LimitKind.MEMORY else str(value)
-
 
 def _more(kind: LimitKind, value: int) -> str:
-    return f"{_number(kind, value)} more {_NAMES[kind]}"
+    return f"{number(kind, value)} more {NAMES[kind]}"

@@ -54,7 +54,7 @@ class Ledger:
         self._records.pop(uuid, None)
 
     def note_level(self, uuid: str, level: Level) -> bool:
-        """Note the level that the VM is at; return whether it changed, and not for the umpteenth time lately.
+        """Note the level that the VM is at; return whether it changed, and has not done so too often lately.
 
         A guest changes its agent's level as it likes, and must not fill the audit log with that.
         """

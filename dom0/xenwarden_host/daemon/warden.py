@@ -13,6 +13,7 @@ from xenwarden_host import audit
 from xenwarden_host.daemon import views, words
 from xenwarden_host.daemon.apply import Applier
 from xenwarden_host.daemon.balance import BalanceDesk
+from xenwarden_host.daemon.desk import Tools
 from xenwarden_host.daemon.grantdesk import GrantDesk
 from xenwarden_host.daemon.ledger import Ledger
 from xenwarden_host.daemon.samples import Samples
@@ -49,7 +50,7 @@ _HISTORY_EVERY_S = 60.0  # a guest's brief history changes slowly
 _HISTORY_SPREAD_S = 30
 _SAVE_EVERY_S = 60.0
 _COMPLAIN_EVERY_S = 60.0
-_THROTTLED_S = 60.0  # C xenstored lets a guest write that often at least, however busy a transaction keeps it
+_THROTTLED_S = 60.0  # writes that a held transaction slows down still come more often than this
 _STALL_S = 5.0  # a tick later than this: the daemon was starved, or the machine slept
 
 
@@ -91,26 +92,17 @@ class Warden:
         self.dry_run = dry_run
         self.ledger = Ledger(clock)
         self.applier = Applier(engine, self.ledger, audit_log, dry_run=dry_run)
-        self.desk = GrantDesk(
-            policy=policy,
+        tools = Tools(
             book=grants,
             hypervisor=hypervisor,
             store=store,
             clock=clock,
-            audit_log=audit_log,
+            audit=audit_log,
             status=hsem.state,
             signals=self.known_signals,
         )
-        self.balance = BalanceDesk(
-            policy=policy,
-            book=grants,
-            hypervisor=hypervisor,
-            store=store,
-            clock=clock,
-            audit_log=audit_log,
-            status=hsem.state,
-            signals=self.known_signals,
-        )
+        self.desk = GrantDesk(policy, tools)
+        self.balance = BalanceDesk(policy, tools)
         self.overflows = Overflows(policy, history)
         self.idle = Idle()
         self.store_use = StoreUse(store, clock, audit_log)

@@ -79,7 +79,7 @@ class LimitEngine:
         journal: where wants and originals are kept; read once, here.
         clock: for time to live, and for when a value was last read back.
         vbds: the domains' disks; without it there is no limit on them.
-        own: what is the VM's own where this text stands: what balances load is no original.
+        own: what would stand there without the balancer, where this text does.
     """
 
     def __init__(
