@@ -2,14 +2,14 @@
 """Limits on a vif by the kernel's traffic control: what to change and what stands, both pure, and the calls.
 
 What a guest sends arrives at *ingress* of its vif in dom0, what it is to receive leaves at *egress*. For
-each packet class two flower filters at ingress (IPv4 and IPv6) hand to one police action, which drops
+each packet class some flower filters at ingress, of one preference, hand to one police action, which drops
 what is too much and lets the rest *continue*, so that filters of the admin's behind ours see it. A
 limit on what arrives is one filter at egress that matches everything. All vifs of a domain share each
 police action, by its index: the limit holds for the whole VM, however many vifs it spreads its traffic
 over. The kernel frees the action with the last filter that uses it, also when the vif goes.
 
-Ours are known by preference *and* handle; anything else on the vif is somebody's and stays. Packets
-with a VLAN tag of the guest's own are of no packet class. `tc filter show dev vifX.Y ingress` shows it all.
+Ours are known by preference *and* handle; anything else on the vif is somebody's and stays.
+`tc filter show dev vifX.Y ingress` shows it all.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from xenwarden_host.errors import LimitError
-from xenwarden_host.limits import rtnetlink
+from xenwarden_host.limits import flower, rtnetlink
 from xenwarden_host.limits.rtnetlink import CREATE, EXCLUSIVE, REPLACE, attribute, attributes
 from xenwarden_host.records import LimitState, PacketClass
 
@@ -32,8 +32,9 @@ if TYPE_CHECKING:
 # filter that ends classification would hide the packet from later ones.
 _FIRST_PREF = 41
 
-# The upper half marks a filter as ours. The lower tells whether we made the vif's clsact qdisc, so
-# that the last filter to go takes it along: kept in the kernel, it survives us and goes with the vif.
+# The upper half marks a filter as ours, then comes its number within the preference. The last digit tells
+# whether we made the vif's clsact qdisc, so that the last filter to go takes it along: kept in the kernel,
+# it survives us and goes with the vif.
 _HANDLE = 0x7877_0000
 _FOUND_QDISC = 1
 _MADE_QDISC = 2
@@ -41,7 +42,7 @@ _MADE_QDISC = 2
 # Police actions are numbered in one space for the whole of dom0.
 _INDEX = 0x7800_0000
 
-_IN_PREF = 47
+_IN_PREF = 44
 _IN_NUMBER = 8  # of its police action within the domain's; packet classes count from 0
 # Twentieths of a second of traffic that may arrive at once, and never less than a few large segments.
 _IN_BURST_S = 0.05
@@ -55,9 +56,7 @@ _NEWTFILTER, _DELTFILTER, _GETTFILTER = 44, 45, 46
 _NEWACTION = 48
 _CLSACT, _CLSACT_HANDLE, _INGRESS, _EGRESS = 0xFFFF_FFF1, 0xFFFF_0000, 0xFFFF_FFF2, 0xFFFF_FFF3
 _TCA_KIND, _TCA_OPTIONS = 1, 2
-_MATCHALL_ACT, _FLOWER_ACT = 2, 3
-_FLOWER_ETH_TYPE, _FLOWER_FLAGS, _FLOWER_IP_PROTO = 8, 22, 9
-_FLOWER_TCP_FLAGS, _FLOWER_ICMP_TYPE, _FLOWER_ICMPV6_TYPE = 0x47, 0x33, 0x37  # each mask: the next number
+_MATCHALL_ACT = 2
 _POLICE_TBF, _POLICE_RATE, _POLICE_RESULT, _POLICE_RATE64 = 1, 2, 5, 8
 _POLICE_PKTRATE64, _POLICE_PKTBURST64 = 10, 11
 _ACT_SHOT, _ACT_CONTINUE = 2, -1
@@ -65,17 +64,6 @@ _ETH_P_ALL = 0x0003
 _TCMSG = struct.Struct("=BxxxiIII")  # family, ifindex, handle, parent, preference and protocol
 _POLICE = struct.Struct("=IiIII BBHhHI 12x iiI")  # struct tc_police with its first tc_ratespec
 _TICKS_PER_S = 10**9 // 64  # the kernel's PSCHED_SHIFT
-_PROTOCOLS = (0x0800, 0x86DD)  # IPv4, IPv6
-
-_TCP_SYN = attribute(_FLOWER_TCP_FLAGS, b"\0\x02") + attribute(_FLOWER_TCP_FLAGS + 1, b"\0\x12")
-_ECHO = attribute(_FLOWER_ICMP_TYPE, b"\x08") + attribute(_FLOWER_ICMP_TYPE + 1, b"\xff")
-_ECHO6 = attribute(_FLOWER_ICMPV6_TYPE, b"\x80") + attribute(_FLOWER_ICMPV6_TYPE + 1, b"\xff")
-# Of each class for IPv4 and IPv6: IP protocol, and what else must match.
-_MATCH: dict[PacketClass, tuple[tuple[int, bytes], ...]] = {
-    PacketClass.SYN: ((6, _TCP_SYN), (6, _TCP_SYN)),
-    PacketClass.UDP: ((17, b""), (17, b"")),
-    PacketClass.ICMP: ((1, _ECHO), (58, _ECHO6)),
-}
 
 # How the kernel says that it lacks something.
 _UNSUPPORTED = (
@@ -101,9 +89,18 @@ class Filter:
     """A filter of ours as the kernel has it; `value` is packets per second, at egress bits per second."""
 
     pref: int
-    protocol: int
     handle: int
     value: int
+
+    @property
+    def number(self) -> int:
+        """Return its number within the preference."""
+        return self.handle >> 4 & 0xFFF
+
+    @property
+    def made_qdisc(self) -> bool:
+        """Tell whether the vif's qdisc is ours too."""
+        return self.handle & 0xF == _MADE_QDISC
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,12 +115,13 @@ class VifFilters:
     taken: tuple[int, ...] = ()  # preferences of ours that somebody else uses
 
     def limits(self) -> Wanted:
-        """Return what the filters amount to; a class with one address family alone is not limited."""
+        """Return what the filters amount to; a class of whose filters one is missing is not limited."""
         found = {}
-        for packet_class in PacketClass:
-            pps = [f.value for f in self.ours if f.pref in _prefs(packet_class)]
-            if len(pps) == len(_PROTOCOLS) and len(set(pps)) == 1:
-                found[packet_class] = pps[0]
+        for packet_class, matches in flower.MATCHES.items():
+            filters = [f for f in self.ours if f.pref == _pref(packet_class)]
+            values = {f.value for f in filters}
+            if len(values) == 1 and {f.number for f in filters} == set(range(len(matches))):
+                (found[packet_class],) = values
         return Wanted(found, next((f.value for f in self.ours if f.pref == _IN_PREF), None))
 
 
@@ -190,7 +188,7 @@ def parse(
     """
     ours, taken, others = [], set(), 0
     places = (
-        (ingress, _ALL_PREFS, b"flower\0", _FLOWER_ACT),
+        (ingress, set(map(_pref, PacketClass)), b"flower\0", flower.ACT),
         (egress, {_IN_PREF}, b"matchall\0", _MATCHALL_ACT),
     )
     for bodies, prefs, kind, action in places:
@@ -198,10 +196,10 @@ def parse(
             _ifindex, handle, info, fields = _message(body)
             if _TCA_OPTIONS not in fields:  # the head of a preference, not a filter
                 continue
-            pref = info >> 16
-            if fields.get(_TCA_KIND) == kind and pref in prefs and handle >> 16 == _HANDLE >> 16:
-                value = _value(fields[_TCA_OPTIONS], action)
-                ours.append(Filter(pref, socket.ntohs(info & 0xFFFF), handle, value))
+            pref, whole = info >> 16, info & 0xFFFF == socket.htons(_ETH_P_ALL)
+            marked = whole and handle >> 16 == _HANDLE >> 16
+            if fields.get(_TCA_KIND) == kind and pref in prefs and marked:
+                ours.append(Filter(pref, handle, _value(fields[_TCA_OPTIONS], action)))
                 continue
             others += 1
             if pref in prefs:
@@ -266,29 +264,30 @@ def plan(domid: int, there: VifFilters, wanted: Wanted) -> list[Change]:
             "replace it by clsact",
         )
     changes = []
-    made = any(f.handle & 0xFFFF == _MADE_QDISC for f in there.ours)
+    made = any(f.made_qdisc for f in there.ours)
     if anything and not there.qdisc:
         changes.append(_clsact(there, "add", _NEWQDISC, CREATE | EXCLUSIVE))
         made = True
-    handle = _HANDLE | (_MADE_QDISC if made else _FOUND_QDISC)
-    present = {f.pref for f in there.ours}
+    mark = _HANDLE | (_MADE_QDISC if made else _FOUND_QDISC)
+    present = {(f.pref, f.number) for f in there.ours}
     keep = set()
     for target in targets:
-        for pref, (protocol, kind, options) in target.filters.items():
-            keep.add(pref)
-            if pref not in present:
-                attrs = attribute(_TCA_KIND, kind) + attribute(_TCA_OPTIONS, options)
-                words = f"add filter {pref} to {device}"
-                body = _filter(there, pref, protocol, handle) + attrs
+        for number, options in enumerate(target.filters):
+            keep.add((target.pref, number))
+            if (target.pref, number) not in present:
+                attrs = attribute(_TCA_KIND, target.kind) + attribute(_TCA_OPTIONS, options)
+                body = _filter(there, target.pref, mark | number << 4) + attrs
+                words = f"add filter {target.pref}.{number} to {device}"
                 changes.append(Change(words, _NEWTFILTER, CREATE | EXCLUSIVE, body))
         # A filter that names the index of an action that is there takes it as it is.
         body = b"\0\0\0\0" + attribute(1, attribute(1, target.action))
         changes.append(Change(f"set the rate on {device}", _NEWACTION, CREATE | REPLACE, body))
     for old in there.ours:
-        if old.pref not in keep:
+        if (old.pref, old.number) not in keep:
             kind = b"matchall\0" if old.pref == _IN_PREF else b"flower\0"
-            body = _filter(there, old.pref, old.protocol, old.handle) + attribute(_TCA_KIND, kind)
-            changes.append(Change(f"delete filter {old.pref} of {device}", _DELTFILTER, 0, body))
+            body = _filter(there, old.pref, old.handle) + attribute(_TCA_KIND, kind)
+            words = f"delete filter {old.pref}.{old.number} of {device}"
+            changes.append(Change(words, _DELTFILTER, 0, body))
     if not anything and made and not there.others and there.qdisc == "clsact":
         changes.append(_clsact(there, "delete", _DELQDISC, 0))
     return changes
@@ -299,45 +298,32 @@ def _clsact(there: VifFilters, verb: str, number: int, flags: int) -> Change:
     return Change(f"{verb} qdisc clsact of {there.device}", number, flags, body)
 
 
-def _filter(there: VifFilters, pref: int, protocol: int, handle: int) -> bytes:
+def _filter(there: VifFilters, pref: int, handle: int) -> bytes:
     parent = _EGRESS if pref == _IN_PREF else _INGRESS
-    return _TCMSG.pack(0, there.ifindex, handle, parent, pref << 16 | socket.htons(protocol))
+    return _TCMSG.pack(0, there.ifindex, handle, parent, pref << 16 | socket.htons(_ETH_P_ALL))
 
 
 @dataclass(frozen=True, slots=True)
 class _Target:
-    """One police action and the filters that hand to it: preference to (protocol, kind, options)."""
+    """One police action, and the options of the filters that hand to it."""
 
+    pref: int
+    kind: bytes
     action: bytes
-    filters: Mapping[int, tuple[int, bytes, bytes]]
+    filters: tuple[bytes, ...]
 
 
 def _targets(domid: int, wanted: Wanted) -> list[_Target]:
     targets = []
     for packet_class, pps in wanted.pps.items():
         action = _packet_police(domid, list(PacketClass).index(packet_class), pps)
-        filters = {
-            pref: (protocol, b"flower\0", _flower(protocol, number, match, action))
-            for pref, protocol, (number, match) in zip(
-                _prefs(packet_class), _PROTOCOLS, _MATCH[packet_class], strict=True
-            )
-        }
-        targets.append(_Target(action, filters))
+        filters = tuple(flower.options(match, action) for match in flower.MATCHES[packet_class])
+        targets.append(_Target(_pref(packet_class), b"flower\0", action, filters))
     if wanted.in_bps is not None:
         action = _byte_police(domid, max(1, wanted.in_bps // 8))
         options = attribute(_MATCHALL_ACT, attribute(1, action))
-        targets.append(_Target(action, {_IN_PREF: (_ETH_P_ALL, b"matchall\0", options)}))
+        targets.append(_Target(_IN_PREF, b"matchall\0", action, (options,)))
     return targets
-
-
-def _flower(protocol: int, ip_proto: int, match: bytes, action: bytes) -> bytes:
-    return (
-        attribute(_FLOWER_IP_PROTO, bytes([ip_proto]))
-        + match
-        + attribute(_FLOWER_ACT, attribute(1, action))
-        + attribute(_FLOWER_FLAGS, bytes(4))
-        + attribute(_FLOWER_ETH_TYPE, protocol.to_bytes(2, "big"))
-    )
 
 
 def _packet_police(domid: int, number: int, pps: int) -> bytes:
@@ -375,12 +361,8 @@ def _ticks(size: int, rate: int) -> int:
     return min(size * _TICKS_PER_S // rate, 0xFFFF_FFFF)
 
 
-def _prefs(packet_class: PacketClass) -> tuple[int, ...]:
-    first = _FIRST_PREF + len(_PROTOCOLS) * list(PacketClass).index(packet_class)
-    return tuple(range(first, first + len(_PROTOCOLS)))
-
-
-_ALL_PREFS = frozenset(pref for packet_class in PacketClass for pref in _prefs(packet_class))
+def _pref(packet_class: PacketClass) -> int:
+    return _FIRST_PREF + list(PacketClass).index(packet_class)
 
 
 def apply(changes: Iterable[Change]) -> None:

@@ -109,6 +109,27 @@ def tcp(flags: int) -> bytes:
     return struct.pack("!HHIIBBHHH", 1234, 80, 0, 0, 5 << 4, flags, 1024, 0, 0)
 
 
+def tagged(frame: bytes, *tags: int) -> bytes:
+    """Put priority tags of these types on a frame: VLAN 0, which a receiver takes off."""
+    return frame[:12] + b"".join(tag.to_bytes(2, "big") + b"\0\0" for tag in tags) + frame[12:]
+
+
+def fragment(frame: bytes, offset: int, *, more: bool) -> bytes:
+    """Say in an IPv4 frame's header that it is a fragment."""
+    return frame[:20] + (offset >> 3 | more << 13).to_bytes(2, "big") + frame[22:]
+
+
+def fragment6(protocol: int, payload: bytes) -> bytes:
+    return ipv6(44, struct.pack("!BBHI", protocol, 0, 1, 7) + payload)
+
+
+def extended(protocol: int, payload: bytes, extensions: list[int]) -> bytes:
+    """Put IPv6 extension headers (routing, destination options) before the payload."""
+    following = [*extensions[1:], protocol]
+    headers = b"".join(bytes([number, 0, 0, 0, 0, 0, 0, 0]) for number in following)
+    return ipv6(extensions[0], headers + payload)
+
+
 FRAMES = {
     "syn": ipv4(6, tcp(SYN_FLAG)),
     "syn6": ipv6(6, tcp(SYN_FLAG)),
@@ -118,6 +139,51 @@ FRAMES = {
     "echo": ipv4(1, struct.pack("!BBHHH", 8, 0, 0, 1, 1)),
     "echo6": ipv6(58, struct.pack("!BBHHH", 128, 0, 0, 1, 1)),
     "reply": ipv4(1, struct.pack("!BBHHH", 0, 0, 0, 1, 1)),
+}
+
+VLAN, SERVICE = 0x8100, 0x88A8
+UDP_HEADER = struct.pack("!HHHH", 53, 53, 8, 0)
+# What gets by a filter that looks for plain frames only, by the class that it belongs to.
+EVASIONS = {
+    PacketClass.SYN: {
+        "tagged": tagged(FRAMES["syn"], VLAN),
+        "tagged 802.1ad": tagged(FRAMES["syn6"], SERVICE),
+        "tagged twice": tagged(FRAMES["syn"], SERVICE, VLAN),
+        "tagged 15 times": tagged(FRAMES["syn6"], *[VLAN] * 15),
+        "tagged 16 times": tagged(FRAMES["syn"], *[VLAN] * 16),
+        "tagged 20 times": tagged(FRAMES["syn"], *[SERVICE, VLAN] * 10),
+        "first fragment": fragment(FRAMES["syn"], 0, more=True),
+        "later fragment": fragment(FRAMES["syn"], 1480, more=False),
+        "tagged fragment": tagged(fragment(FRAMES["syn"], 0, more=True), VLAN),
+        "IPv6 fragment": fragment6(6, tcp(SYN_FLAG)),
+        "fragment with options": ipv6(44, struct.pack("!BBHI", 60, 0, 1, 7) + bytes([6] + [0] * 7) + tcp(2)),
+        **{f"{n} options": extended(6, tcp(SYN_FLAG), [60] * n) for n in (1, 14, 15, 16, 17, 30)},
+        "routing headers": extended(6, tcp(SYN_FLAG), [43] * 20),
+        "fragment after options": extended(44, struct.pack("!BBHI", 6, 0, 1, 7) + tcp(2), [60] * 15),
+    },
+    PacketClass.UDP: {
+        "tagged": tagged(FRAMES["udp"], VLAN),
+        "tagged 16 times": tagged(FRAMES["udp"], *[VLAN] * 16),
+        "first fragment": fragment(FRAMES["udp"], 0, more=True),
+        "IPv6 fragment": fragment6(17, UDP_HEADER),
+        "16 options": extended(17, UDP_HEADER, [60] * 16),
+    },
+    PacketClass.ICMP: {
+        "tagged": tagged(FRAMES["echo6"], VLAN),
+        "tagged 16 times": tagged(FRAMES["echo"], *[VLAN] * 16),
+        "first fragment": fragment(FRAMES["echo"], 0, more=True),
+        "later fragment": fragment(FRAMES["echo"], 8, more=False),
+        "IPv6 fragment": fragment6(58, bytes([128, 0, 0, 0, 0, 1, 0, 1])),
+        **{f"{n} options": extended(58, bytes([128] + [0] * 7), [60] * n) for n in (15, 16)},
+    },
+}
+# What is of none of the classes, however it is wrapped.
+HARMLESS = {
+    "tagged acknowledgement": tagged(FRAMES["ack"], VLAN),
+    "tagged twice": tagged(FRAMES["synack"], SERVICE, VLAN),
+    "reply": FRAMES["reply"],
+    "tagged ARP": tagged(b"\xff" * 6 + b"\2\0\0\0\0\1" + b"\x08\x06" + bytes(28), VLAN),
+    "acknowledgement behind options": extended(6, tcp(ACK_FLAG), [60, 43]),
 }
 
 
@@ -162,6 +228,24 @@ def test_requests_of_the_class_are_limited_and_nothing_else(
         else:
             # The kernel's own chatter on the pair (router solicitations) counts as well.
             assert passed >= SENT, name
+
+
+@pytest.mark.parametrize("packet_class", PacketClass)
+def test_no_wrapping_gets_by_a_limit_and_nothing_else_is_held_for_it(
+    vifs: World, packet_class: PacketClass
+) -> None:
+    device = vifs.plug()
+    vifs.set_police(DOMID, {0: {packet_class: PPS}})
+    count_all(device)
+    through = {}
+    for name, frame in EVASIONS[packet_class].items():
+        passed, seconds = flood(frame)
+        if passed > tc.burst(PPS) + PPS * seconds + 1:
+            through[name] = passed
+    assert through == {}
+    assert {name: flood(frame)[0] >= SENT for name, frame in HARMLESS.items()} == dict.fromkeys(
+        HARMLESS, True
+    )
 
 
 def test_the_limit_is_the_whole_vms_over_its_vifs_and_both_families(vifs: World) -> None:
@@ -248,11 +332,12 @@ def test_a_vif_that_goes_takes_its_limits_along_and_is_a_named_state(vifs: World
 def test_half_set_limits_do_not_count_and_are_completed(vifs: World) -> None:
     device = vifs.plug()
     vifs.set_police(DOMID, {0: {PacketClass.SYN: PPS}})
-    handle = next(f for f in ours(device) if f["pref"] == 42)["options"]["handle"]
-    sh(f"tc filter del dev {device} ingress pref 42 protocol ipv6 handle {handle:#x} flower")
-    assert vifs.police(DOMID)[0] == {}
-    vifs.set_police(DOMID, {0: {PacketClass.SYN: PPS}})
-    assert vifs.police(DOMID)[0] == {PacketClass.SYN: PPS}
+    for number in (0, 5):
+        handle = ours(device)[number]["options"]["handle"]
+        sh(f"tc filter del dev {device} ingress pref 41 protocol all handle {handle:#x} flower")
+        assert vifs.police(DOMID)[0] == {}
+        vifs.set_police(DOMID, {0: {PacketClass.SYN: PPS}})
+        assert vifs.police(DOMID)[0] == {PacketClass.SYN: PPS}
 
 
 def test_what_others_have_on_a_vif_is_seen_on_any_kernel(tmp_path: Path) -> None:
