@@ -84,12 +84,16 @@ class Book:
         for place in inactive[: max(0, len(inactive) - MAX_INACTIVE)]:
             self.drop(place)
 
-    def flush(self) -> bool:
-        """Commit what memory has and the journal has not; tell whether the journal has it all."""
+    def flush(self, *, durable: bool = True) -> bool:
+        """Commit what memory has and the journal has not; tell whether the journal has it all.
+
+        Not `durable`: what is put may be lost with the machine's power, not with this process.
+        """
         if not self._puts and not self._drops:
             return True
         try:
-            self._journal.save(put=list(self._puts.values()), drop=list(self._drops.values()))
+            puts, drops = list(self._puts.values()), list(self._drops.values())
+            self._journal.save(put=puts, drop=drops, durable=durable or bool(drops))
         except JournalError as problem:
             _log.error("event=journal-failed error=%r", problem.message)
             return False

@@ -114,7 +114,7 @@ class LimitEngine:
     def want(
         self, uuid: str, key: LimitKey, value: int, owner: str, why: str, expires_unix_s: float | None = None
     ) -> None:
-        """Decide a limit; it is set by the next `reconcile`. The same rank's earlier word is replaced.
+        """Decide a limit, in place of this rank's earlier word; the next `reconcile` journals and sets it.
 
         Args:
             uuid: of the VM, which need not run now.
@@ -136,7 +136,6 @@ class LimitEngine:
         if old is not None and replace(new, since_unix_s=old.since_unix_s) == old:
             return
         self._book.put(new)
-        self._book.flush()
         _log.info(
             "event=limit-wanted uuid=%s key=%s value=%d owner=%s was=%s why=%r",
             *(uuid, key, value, owner, old.value if old else "-", why),
@@ -163,7 +162,8 @@ class LimitEngine:
                 "event=limit-unwanted uuid=%s key=%s was=%d owner=%s by=%s",
                 *(want.uuid, want.key, want.value, want.owner, by),
             )
-        self._book.flush()
+        if wants:
+            self._book.flush()
 
     # --- what stands ---
 
@@ -220,8 +220,8 @@ class LimitEngine:
                 after[job.id] = status
         self._book.forget_surplus()
         # What was read back is journalled at once: until then the text before it counts as ours as well,
-        # and an admin who sets just that would not be heard.
-        self._book.flush()
+        # and an admin who sets just that would not be heard. That matters only while the domain lives.
+        self._book.flush(durable=False)
         events = [after[id_] for id_ in sorted(after, key=_order) if after[id_] != self._last(id_)]
         self._status = {}
         for (uuid, key), status in after.items():

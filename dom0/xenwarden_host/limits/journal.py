@@ -3,7 +3,7 @@
 
 Two tables in the daemon's SQLite file, through a connection of their own, because this one pays for
 `synchronous = FULL`: an original is on disk before the first change, also when power fails, since a
-save file that carries our value may survive it.
+save file that carries our value may survive it. What was read back need not be: no domain survives that.
 """
 
 from __future__ import annotations
@@ -91,7 +91,6 @@ class Journal:
             # isolation_level None: transactions are ours to begin.
             self._connection = sqlite3.connect(where, isolation_level=None, timeout=2.0)
             self._connection.execute("PRAGMA journal_mode = WAL")
-            self._connection.execute("PRAGMA synchronous = FULL")
             self._upgrade()
             self._note_boot(boot_id if boot_id is not None else _BOOT_ID.read_text(encoding="ascii").strip())
         except (OSError, sqlite3.Error) as problem:
@@ -129,13 +128,25 @@ class Journal:
             for uuid, key, place, active, original, applied, intended, texts, domid in rows
         ]
 
-    def save(self, *, put: Iterable[Want | Place] = (), drop: Iterable[Want | Place] = ()) -> None:
+    def save(
+        self,
+        *,
+        put: Iterable[Want | Place] = (),
+        drop: Iterable[Want | Place] = (),
+        durable: bool = True,
+    ) -> None:
         """Write and remove, all or nothing; on return it is on disk.
+
+        Args:
+            put: written.
+            drop: removed.
+            durable: False: on return it outlives this process, but not a power failure.
 
         Raises:
             JournalError: nothing was written (disk full, file damaged).
         """
         try:
+            self._connection.execute(f"PRAGMA synchronous = {'FULL' if durable else 'NORMAL'}")
             self._connection.execute("BEGIN IMMEDIATE")
             try:
                 for item in drop:

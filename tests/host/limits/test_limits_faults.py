@@ -2,8 +2,8 @@
 """The daemon dies before and after every call to Xen, to the vifs and to the journal.
 
 The points are counted, not listed: a call that is added to the engine is a point by itself. After the
-death the engine starts from its journal, whoever decides repeats the step that was cut off, and the
-story goes on. It must end as the one in which nobody died.
+death the engine starts from its journal, whoever decides says again what was not reconciled yet, and
+the story goes on. It must end as the one in which nobody died.
 """
 
 from __future__ import annotations
@@ -126,13 +126,18 @@ def tell(folder: Path, story: list[Step], fault: Fault) -> Host:
     """Live through `story`; the daemon that dies is started again."""
     folder.mkdir()
     host = Host(folder, cap=90)
+    said: list[Step] = []  # since the last tick
     for step in [lambda h: h.restart(fault), *story]:
+        if step in story and not hasattr(step, "outside"):
+            said = [*said, step]
         try:
             step(host)
         except Killed:
             host.restart()
-            if step in story:
-                step(host)
+            for again in said:
+                again(host)
+        if step is tick:
+            said = []
     host.restart()
     host.tick()
     return host

@@ -18,6 +18,7 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 from limits_harness import CAP, RATE, SYN, VM, Fault, Host, Killed
 
 from xenwarden_host.limits.vif_rate import queue_bps
+from xenwarden_host.records import LimitKey  # noqa: TC001  hypothesis reads the annotations of rules
 
 # What an admin sets never equals what we set: nobody could tell the one from the other.
 ADMINS_CAPS = [0, 5, 15, 35, 90]
@@ -31,7 +32,9 @@ class Limits(RuleBasedStateMachine):
     def __init__(self) -> None:
         super().__init__()
         self.folder = Path(tempfile.mkdtemp(prefix="xenwarden-limits-", dir="/dev/shm"))
-        self.wants: dict[tuple[object, str], int] = {}
+        self.wants: dict[tuple[LimitKey, str], int] = {}
+        # Said since the last tick: whoever decided says it again where the daemon died before that.
+        self.said: set[tuple[LimitKey, str]] = set()
         self.settled = False
 
     @initialize(cap=st.sampled_from(ADMINS_CAPS), rate=st.sampled_from(ADMINS_RATES))
@@ -51,32 +54,34 @@ class Limits(RuleBasedStateMachine):
 
     @rule(value=st.sampled_from(OUR_CAPS), owner=st.sampled_from(OWNERS))
     def want_cap(self, value: int, owner: str) -> None:
-        self.host.want(CAP, value, owner)
-        self.wants[CAP, owner] = value
-        self.settled = False
+        self.want(CAP, value, owner)
 
     @rule(value=st.sampled_from(OUR_RATES), owner=st.sampled_from(OWNERS))
     def want_rate(self, value: int, owner: str) -> None:
-        self.host.want(RATE, value, owner)
-        self.wants[RATE, owner] = value
-        self.settled = False
+        self.want(RATE, value, owner)
 
     @rule(value=st.sampled_from([1, 100]))
     def want_syn(self, value: int) -> None:
-        self.host.want(SYN, value)
-        self.wants[SYN, "hsem"] = value
+        self.want(SYN, value, "hsem")
+
+    def want(self, key: LimitKey, value: int, owner: str) -> None:
+        self.host.want(key, value, owner)
+        self.wants[key, owner] = value
+        self.said.add((key, owner))
         self.settled = False
 
     @rule(key=st.sampled_from([CAP, RATE, SYN]), owner=st.sampled_from(OWNERS))
-    def lift(self, key: object, owner: str) -> None:
-        self.host.engine.lift(VM, key, owner)  # type: ignore[arg-type]
+    def lift(self, key: LimitKey, owner: str) -> None:
+        self.host.engine.lift(VM, key, owner)
         self.wants.pop((key, owner), None)
+        self.said.discard((key, owner))
         self.settled = False
 
     @rule()
     def lift_all(self) -> None:
         self.host.engine.lift_all(VM)
         self.wants.clear()
+        self.said.clear()
         self.settled = False
 
     # --- the world ---
@@ -115,6 +120,7 @@ class Limits(RuleBasedStateMachine):
         self.runs = self.settled = False
         if tick:
             self.host.tick()
+            self.said.clear()
 
     @precondition(lambda self: not self.runs and self.saved is not None and self.saved[0] == self.native_cap)
     @rule()
@@ -138,28 +144,33 @@ class Limits(RuleBasedStateMachine):
     def restart(self, *, dom0: bool) -> None:
         if dom0:
             self.host.boot += "+"
-        self.host.restart()
-        self.settled = False
+        self.start_again()
 
     @rule(at=st.integers(0, 12), after=st.booleans())
     def die_in_a_tick(self, at: int, *, after: bool) -> None:
         fault = Fault(at, after=after)
         try:
-            self.host.restart(fault)
+            self.start_again(fault)
             self.host.tick()
         except Killed:
             pass
-        self.host.restart()
+        self.start_again()
+
+    def start_again(self, fault: Fault | None = None) -> None:
+        self.host.restart(fault)
+        for key, owner in self.said:
+            self.host.want(key, self.wants[key, owner], owner)
         self.settled = False
 
     @rule()
     def tick(self) -> None:
         self.host.tick()
+        self.said.clear()
         self.settled = self.runs
 
     # --- what must be true ---
 
-    def decided(self, key: object) -> int | None:
+    def decided(self, key: LimitKey) -> int | None:
         return next((self.wants[key, owner] for owner in OWNERS if (key, owner) in self.wants), None)
 
     @invariant()
