@@ -13,6 +13,7 @@ import yaml
 from xenlab import layers, progress, qemu, store
 from xenlab.errors import LabError
 from xenlab.link import Link
+from xenlab.scenario import Place
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -79,6 +80,11 @@ class Lab:
             self._power_off()
             shutil.rmtree(snapshot, ignore_errors=True)
             self._resume(store.build("snapshot", key, self._make_snapshot, keep=SNAPSHOTS_KEPT))
+
+    def wire(self, other: Lab) -> None:
+        """Join the networks of two machines, `Place.FIRST` and `Place.SECOND`; before both are started."""
+        (self.run.path / "peer").symlink_to(other.run.path)
+        (other.run.path / "peer").symlink_to(self.run.path)
 
     def reboot(self) -> None:
         """Reboot dom0 in order, and with it the machine; the disk stays. Guests are started again."""
@@ -164,10 +170,14 @@ class Lab:
 
     def _pause_hvm(self, verb: str) -> None:
         """Pause or unpause PVH guests: QEMU cannot load a state in which a CPU is inside one."""
-        names = [g.name for g in self.machine.guests if g.type == "pvh"]
+        names = [g.name for g in self._started() if g.type == "pvh"]
         self.link.check("; ".join(["true", *(f"xl {verb} {name}" for name in names)]))
 
     # --- boot ---------------------------------------------------------------------------------------
+
+    def _started(self) -> tuple[Guest, ...]:
+        """Return the guests that are started here."""
+        return () if self.machine.host.place is Place.SECOND else self.machine.guests
 
     def _boot(self) -> None:
         host = self.machine.host
@@ -178,11 +188,11 @@ class Lab:
         self._wait_xen()
         progress.say(f"dom0 is up after {time.monotonic() - start:.1f} s")
         self._prepare_dom0()
-        for guest in self.machine.guests:
+        for guest in self._started():
             self._create(guest)
         # Started only now: a guest that boots would slow down the making of the next.
-        self.link.check("; ".join(f"xl unpause {g.name}" for g in self.machine.guests))
-        for guest in self.machine.guests:
+        self.link.check("; ".join(["true", *(f"xl unpause {g.name}" for g in self._started())]))
+        for guest in self._started():
             self._wait_guest(guest)
         progress.say(f"all guests are up after {time.monotonic() - start:.1f} s")
         if host.xenwarden:
@@ -213,7 +223,7 @@ class Lab:
 
     def _prepare_dom0(self) -> None:
         host = self.machine.host
-        hosts = ["127.0.0.1 localhost", "10.0.0.1 dom0"]
+        hosts = ["127.0.0.1 localhost", f"{host.address} dom0"]
         hosts += [f"{g.address(0)} {g.name}" for g in self.machine.guests]
         # As Xen's own advice for hosts with busy guests: a starved dom0 starves netback and xenstored.
         self.link.check(f"xl sched-{host.scheduler} -d 0 -w {host.weight}")
@@ -258,7 +268,7 @@ class Lab:
                 )
 
     def _wait_reports(self) -> None:
-        names = ["Domain-0", *(g.name for g in self.machine.guests if g.agent)]
+        names = ["Domain-0", *(g.name for g in self._started() if g.agent)]
         progress.say("waiting for the agents' first reports")
         for name in names:
             path = f"/local/domain/$(xl domid {name})/data/xenwarden/report"
@@ -281,6 +291,9 @@ def _hardware(machine: Machine, accel: str) -> qemu.Hardware:
     host = machine.host
     # No `noreboot`: where Xen or dom0's kernel panics, QEMU ends, and the lab knows at once.
     memory = f"{host.memory_mb}M,max:{host.memory_mb}M"
+    alone = host.place is Place.ALONE
+    wired = "" if alone else f" lab.wired={host.address}"
+    mac = None if alone else f"52:54:00:00:00:0{host.address[-1]}"
     return qemu.Hardware(
         accel=accel,
         # QEMU's emulation of SVM loses far more PVH guests with two CPUs than with one.
@@ -294,8 +307,9 @@ def _hardware(machine: Machine, accel: str) -> qemu.Hardware:
         # clocksource and tsc: no switch of clocks in the middle of a run.
         dom0_arguments=(
             "console=hvc0 quiet clocksource=xen tsc=unstable net.ifnames=0 "
-            f"lab.init={host.init} lab.xenstored={host.xenstored}"
+            f"lab.init={host.init} lab.xenstored={host.xenstored}{wired}"
         ),
+        mac=mac,
     )
 
 

@@ -40,6 +40,7 @@ class Hardware:
     scratch_disks: int
     xen_arguments: str
     dom0_arguments: str
+    mac: str | None = None  # of the network card on the wire to another machine
 
     def arguments(self) -> list[str]:
         """Return QEMU's arguments, disks and channels left out; files are named relative to the run."""
@@ -50,7 +51,17 @@ class Hardware:
             # QEMU splits the multiboot modules at commas and takes arguments after a blank: dom0's kernel
             # and its initrd. Plain names, because the path of a clone may hold either.
             *("-initrd", f"vmlinuz {self.dom0_arguments},initrd-dom0.gz"),
+            *self._wire(),
         ]
+
+    def _wire(self) -> list[str]:
+        # Datagrams between two sockets: either end may come, go and be resumed at any time. `peer` is the
+        # other machine's run.
+        if self.mac is None:
+            return []
+        ends = "local.type=unix,local.path=wire,remote.type=unix,remote.path=peer/wire"
+        card = f"virtio-net-pci,netdev=wire,mac={self.mac},romfile="
+        return ["-netdev", f"dgram,id=wire,{ends}", "-device", card]
 
 
 class Run:

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import uuid
 from dataclasses import dataclass, field
+from enum import StrEnum
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -14,6 +15,14 @@ NAMESPACE = uuid.UUID(
     "6c1d4a2e-7f0b-5d3a-9e58-0c5b7a1f2d44"
 )  # any fixed one: a guest's UUID follows its name
 FIRST_ADDRESS = 10  # guest n is 10.0.0.(10 + n); dom0 is 10.0.0.1
+
+
+class Place(StrEnum):
+    """Whether there is another host on the machine's network."""
+
+    ALONE = "alone"
+    FIRST = "first"
+    SECOND = "second"  # dom0 is 10.0.0.2; guests are not started here, they come by migration
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,6 +37,12 @@ class Host:
     weight: int = 512  # dom0's, in a scheduler that gives each guest 256
     xenwarden: bool = True
     policy: dict[str, Any] | None = None
+    place: Place = Place.ALONE
+
+    @property
+    def address(self) -> str:
+        """The IPv4 address of its dom0."""
+        return "10.0.0.2" if self.place is Place.SECOND else "10.0.0.1"
 
 
 @dataclass(frozen=True, slots=True)
