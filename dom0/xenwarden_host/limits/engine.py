@@ -253,7 +253,9 @@ class LimitEngine:
             return self._failed(id_, want, LimitError("not on this host", LimitState.UNSUPPORTED))
         if domain is None:
             return self._without_domain(id_, kind, want)
-        if domain.service or domain.dying or domain.cpu_time_s == 0:
+        # What nobody else sets need not wait for the builder: it stands before the first packet.
+        built = domain.cpu_time_s > 0 or kind.ours_alone
+        if domain.service or domain.dying or not built:
             return self._untouchable(id_, want, domain)
         last = self._last(id_)
         if want and last and last.state in _STANDS and self._is_fresh(id_, kind, domain, want):

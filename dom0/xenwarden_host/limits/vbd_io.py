@@ -29,7 +29,7 @@ class VbdIo:
 
     ours_alone = True
     outlives_domain = False
-    takes_time = False
+    takes_time = True  # the threads of a disk are there when its frontend has connected
     counted = False
     recheck_s = _RECHECK_S
 

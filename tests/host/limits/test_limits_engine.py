@@ -209,6 +209,17 @@ def test_a_domain_that_is_still_being_built_is_not_judged(host: Host) -> None:
     assert host.cap == 50
 
 
+def test_packets_are_limited_before_a_new_domain_runs(host: Host) -> None:
+    host.want(SYN, 100)
+    host.tick()
+    host.xen.destroy(host.domid)
+    host.vifs.vifs.clear()
+    host.domid = host.xen.add(VM, "mallory", cpu_time_s=0)
+    host.vifs.add(host.domid)
+    host.tick()
+    assert host.vifs.police(host.domid) == {0: {SYN.match: 100}}
+
+
 def test_while_a_vm_migrates_the_domain_that_runs_counts(host: Host) -> None:
     host.want(CAP, 20)
     host.tick()
