@@ -49,7 +49,9 @@ def arguments() -> argparse.ArgumentParser:
     parser.add_argument(
         "--dry-run", action="store_true", help="decide and log; write nothing to guests, set no limit"
     )
-    parser.add_argument("-v", "--verbose", action="store_true", help="log each write to a guest too")
+    parser.add_argument(
+        "-v", "--verbose", action="store_true", help="log each write to a guest and each step of a limit too"
+    )
     parser.add_argument("--debug", action="store_true", help="the same, and tracebacks with errors")
     parser.add_argument("--version", action="version", version=f"xenwardend {__version__}")
     return parser

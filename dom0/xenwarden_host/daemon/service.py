@@ -34,6 +34,7 @@ log = logging.getLogger("xenwarden")
 _EVENTS_EVERY_S = 0.1
 # A tick out of turn, for a report that newly shows level 2, comes no sooner than this after the last.
 _EARLY_TICK_S = 0.25
+_SETTLE_EVERY_S = 0.25
 _LAST_ALERTS_S = 2.0  # what a stop waits for alerts under way
 
 
@@ -103,6 +104,7 @@ class Service:
             self.warden.audit.subscribe(self._alerts.notice)
         self._last_tick_s = float("-inf")
         self._early_tick_due = False
+        self._settle_due = False
 
     def __enter__(self) -> Self:
         warden = self.warden
@@ -198,6 +200,17 @@ class Service:
     def _tick(self) -> None:
         self._last_tick_s = self._clock.monotonic()
         self.warden.tick()
+        self._plan_settling()
+
+    def _plan_settling(self) -> None:
+        if not self._settle_due and self.warden.settling():
+            self._settle_due = True
+            self._loop.at(self._clock.monotonic() + _SETTLE_EVERY_S, self._settle)
+
+    def _settle(self) -> None:
+        self._settle_due = False
+        self.warden.settle()
+        self._plan_settling()
 
     def _watch_events(self) -> None:
         self._loop.watch(self._store.event_fd(), READ, self._take_events)
@@ -210,6 +223,7 @@ class Service:
         if self.warden.listen() and not self._early_tick_due:
             self._early_tick_due = True
             self._loop.at(max(now_s, self._last_tick_s + _EARLY_TICK_S), self._early_tick)
+        self._plan_settling()
 
     def _early_tick(self) -> None:
         self._early_tick_due = False

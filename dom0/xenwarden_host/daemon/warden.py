@@ -51,6 +51,7 @@ _HISTORY_SPREAD_S = 30
 _SAVE_EVERY_S = 60.0
 _COMPLAIN_EVERY_S = 60.0
 _THROTTLED_S = 60.0  # writes that a held transaction slows down still come more often than this
+_SETTLE_S = 10.0  # after domains came or went, limits of new ones are looked after between ticks too
 _STALL_S = 5.0  # a tick later than this: the daemon was starved, or the machine slept
 
 
@@ -113,6 +114,7 @@ class Warden:
         self.started_s = clock.monotonic()
         self._domains: list[DomainInfo] = []
         self._last_tick_s = self.started_s
+        self._settle_until_s = self.started_s
         self._next_save_s = 0.0
         self._next_complaint_s: dict[str, float] = {}
         self.publish_recording: Callable[[list[str]], bool] = lambda _lines: False
@@ -148,11 +150,29 @@ class Warden:
             nonlocal raised
             self.tracker.drain()
             if self.tracker.domains_changed:
-                self._domains = self.tracker.refresh()
+                self._list()
             raised = self.tracker.read()
 
         self._guard("store", read)
         return raised
+
+    def settling(self) -> bool:
+        """Tell whether limits should be looked after before the next tick."""
+        now_s = self.clock.monotonic()
+        return not self.dry_run and now_s < self._settle_until_s and bool(self.engine.status())
+
+    def settle(self) -> None:
+        """Limit a VM that is to be limited and has a new domain: migrated, restored, rebooted.
+
+        Nothing tells of a domain's first turn on a CPU, nor of its disks being connected.
+        """
+
+        def look() -> None:
+            self._list()
+            if self.engine.unsettled(self._domains):
+                self._reconcile(self.tracker.vms())
+
+        self._guard("limits", look)
 
     def fail_safe(self) -> None:
         """Lift the limits that the policy does not want to outlive the daemon."""
@@ -222,6 +242,8 @@ class Warden:
         return True
 
     def _list(self) -> None:
+        if self.tracker.domains_changed:
+            self._settle_until_s = self.clock.monotonic() + _SETTLE_S
         self._domains = self.tracker.refresh()
 
     def _look_at_store_use(self) -> None:

@@ -136,7 +136,7 @@ class LimitEngine:
         if old is not None and replace(new, since_unix_s=old.since_unix_s) == old:
             return
         self._book.put(new)
-        _log.info(
+        _log.debug(
             "event=limit-wanted uuid=%s key=%s value=%d owner=%s was=%s why=%r",
             *(uuid, key, value, owner, old.value if old else "-", why),
         )
@@ -158,7 +158,7 @@ class LimitEngine:
     def _take_back(self, wants: list[Want], by: str) -> None:
         for want in wants:
             self._book.drop(want)
-            _log.info(
+            _log.debug(
                 "event=limit-unwanted uuid=%s key=%s was=%d owner=%s by=%s",
                 *(want.uuid, want.key, want.value, want.owner, by),
             )
@@ -185,6 +185,14 @@ class LimitEngine:
         """Return the VM's limits that are set and were read back as set."""
         by_key = self._status.get(uuid, {})
         return frozenset(key for key, status in by_key.items() if status.state is LimitState.SET)
+
+    def unsettled(self, domains: Sequence[DomainInfo]) -> bool:
+        """Tell whether a VM has a domain on which a limit that is wanted was not yet read back as set."""
+        running = _running(domains)
+        return any(
+            uuid in running and self._checked.get((uuid, key), (None,))[0] != running[uuid].domid
+            for uuid, key in self._book.wants
+        )
 
     # --- bringing the host there ---
 
@@ -330,7 +338,7 @@ class LimitEngine:
             status = self._failed(job.id, job.want, LimitError(sentence, state))
             return status and replace(status, read_back=told.words({**wanted, **wrong}))
         if writes:
-            _log.info(
+            _log.debug(
                 "event=limit-%s uuid=%s key=%s domid=%d was=%s now=%s",
                 *(
                     "set" if job.want else "lifted",
