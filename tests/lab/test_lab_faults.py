@@ -10,7 +10,7 @@ import json
 from pathlib import Path
 
 import pytest
-import real_faults
+import fault_xen
 
 from xenlab import accel, layers
 from xenlab.machine import Lab
@@ -25,14 +25,14 @@ def test_a_death_on_real_xen_leaves_what_is_decided_or_what_was_there() -> None:
     images = layers.get()
     with Lab(machine, images, accel.choose("auto", images, machine)) as dom0:
         dom0.start()
-        dom0.link.put("/root/real_faults.py", Path(real_faults.__file__).read_bytes())
-        ran = dom0.link.run("python3 real_faults.py held", 500)
+        dom0.link.put("/root/fault_xen.py", Path(fault_xen.__file__).read_bytes())
+        ran = dom0.link.run("python3 fault_xen.py held", 500)
     print(ran["output"])
     assert ran["status"] == 0, ran["output"]
     ended = {(row := json.loads(line))["point"]: row["ended"] for line in ran["output"].splitlines()}
-    assert len(ended) == len(real_faults.POINTS)
+    assert len(ended) == len(fault_xen.POINTS)
     # What was not journalled was not promised; what was is kept, until its release is journalled.
-    for point in real_faults.POINTS:
+    for point in fault_xen.POINTS:
         journalled = point.after or point.call != "save" or point.nth > 1
         name = f"{'release' if point.release else 'limit'}: {point.what}"
         assert ended[name] == ("limited" if journalled is not point.release else "as it was"), name

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""xenwardend dies at named points on real Xen. Runs in dom0; the test beside it brings it there.
+"""xenwardend dies at named points on real Xen. Runs in dom0; a lab test brings it there.
 
-    python3 real_faults.py VM            play all points, print one line of JSON for each
-    python3 real_faults.py daemon POINT  be the daemon that dies there
+    python3 fault_xen.py VM            play all points, print one line of JSON for each
+    python3 fault_xen.py daemon POINT  be the daemon that dies there
 
 The daemon that dies is the shipped one on this host's libxl, XenStore and kernel, and it dies by SIGKILL of
 its own hand; the one that follows it is the `xenwardend` that is installed. After the death, what Xen,
