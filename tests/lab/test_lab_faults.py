@@ -9,8 +9,8 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-import pytest
 import fault_xen
+import pytest
 
 from xenlab import accel, layers
 from xenlab.machine import Lab

@@ -10,6 +10,7 @@ thread of the disk is in our group, and is read back as none otherwise.
 from __future__ import annotations
 
 import contextlib
+import os
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -127,20 +128,29 @@ class DomainVbds:
         """Return the process ids of the kernel threads that serve each disk."""
         starts = {devid: f"{domid}.{name}-"[:_COMM_LENGTH] for devid, (_device, name) in disks.items()}
         found: dict[int, set[str]] = {}
-        for comm in self._proc.glob("[0-9]*/comm"):
+        for pid in filter(str.isdigit, os.listdir(self._proc)):  # noqa: PTH208  pathlib takes thrice as long
             try:
-                thread = comm.read_text(errors="replace").rstrip("\n")
+                thread = _read(f"{self._proc}/{pid}/comm").decode(errors="replace")
                 of = [devid for devid, start in starts.items() if thread.startswith(start)]
-                if of and (comm.parent / "cmdline").read_bytes():
+                if of and _read(f"{self._proc}/{pid}/cmdline"):
                     continue  # a process that calls itself so
             except OSError:  # ended meanwhile
                 continue
             for devid in of:
-                found.setdefault(devid, set()).add(comm.parent.name)
+                found.setdefault(devid, set()).add(pid)
         return found
 
     def _group(self, domid: int) -> Path:
         return self._cgroups / f"xenwarden-vbd-{domid}"
+
+
+def _read(path: str) -> bytes:
+    """Return the beginning of a small file."""
+    fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        return os.read(fd, 64)
+    finally:
+        os.close(fd)
 
 
 def _lines(path: Path) -> list[str]:
