@@ -8,11 +8,13 @@ from select import POLLIN, poll
 from time import monotonic, process_time
 
 from xenwarden_channel import paths
+from xenwarden_channel.grants import RESOURCES
 from xenwarden_channel.messages import parse_number
 from xenwarden_guest import report
 from xenwarden_guest.collectors import diskstats, gather, interrupts, meminfo, pressure, read_file, snmp, stat
 from xenwarden_guest.level import STRONG_FACTOR, Order, State, decide, over_history
 from xenwarden_guest.vrem import signals as vrem
+from xenwarden_guest.vrem.pressure import Rules
 from xenwarden_guest.vsem import signals as vsem
 from xenwarden_guest.vsem.headers import Networks
 from xenwarden_guest.vsem.monitor import Monitor
@@ -22,6 +24,7 @@ if TYPE_CHECKING:
     from typing import NoReturn
 
     from xenwarden_channel.messages import Message
+    from xenwarden_guest.asking import Asker
     from xenwarden_guest.channel import Channel
     from xenwarden_guest.collectors import Roots
 
@@ -116,6 +119,7 @@ class Agent:
         self._reported_s = now_s
         self._report_s = now_s + _FIRST_S
         self._last_ask = ""
+        self._asker: Asker | None = None
         self._signals: dict[str, float] = {}
         self._trouble = ""
 
@@ -155,6 +159,9 @@ class Agent:
             message = self._channel.read(paths.DOWN_ORDER, "order", now_s)
             if message is not None and message.seq != self._order.seq:
                 self._obey(message, now_s)
+                self._let_ask(read_rules(message))
+        if paths.DOWN_GRANT in changed and self._asker is not None:
+            self._asker.take_answer(now_s)
         if paths.DOWN_ASK in changed:
             message = self._channel.read(paths.DOWN_ASK, "ask", now_s)
             ask_id = message.fields.get("id", "") if message is not None else ""
@@ -175,6 +182,14 @@ class Agent:
         due_s = self._reported_s + (_FIRST_S if raised else self._interval_s())
         self._report_s = min(self._report_s, max(now_s, due_s))
 
+    def _let_ask(self, rules: Rules) -> None:
+        if self._asker is not None:
+            self._asker.rules = rules
+        elif rules.more:
+            from xenwarden_guest.asking import Asker  # noqa: PLC0415  most VMs have no use for it
+
+            self._asker = Asker(self._channel, rules)
+
     def _peek(self, now_s: float) -> None:
         self._sensor.peek(now_s)
         so_far = self._sensor.network.so_far(self._interval_s())
@@ -190,6 +205,8 @@ class Agent:
         self._sensor.network.level = state.level
         self._reported_s = now_s
         self._report_s = now_s + self._interval_s()
+        if self._asker is not None:
+            self._asker.look(sample.signals, now_s)
         if state.level != before.level and self._verbose:
             print(f"level={state.level} why={state.why or 'calm'} over={','.join(state.over)}", flush=True)
         if before.level == 2 and state.level == 1:
@@ -248,6 +265,20 @@ def read_order(message: Message) -> Order:
             setattr(order, name, value)
     order.networks = message.fields.get("networks", "")
     return order
+
+
+def read_rules(message: Message) -> Rules:
+    """Return what an order lets the agent ask for by itself."""
+    rules = Rules()
+    for what in RESOURCES:
+        more = message.number(f"more_{what}")
+        if more and more.is_integer():
+            rules.more[what] = int(more)
+    for name in ("after_s", "every_s"):
+        seconds = message.number(f"more_{name}")
+        if seconds is not None and seconds >= 1:
+            setattr(rules, name, seconds)
+    return rules
 
 
 def own_rss_kb(roots: Roots) -> int:
