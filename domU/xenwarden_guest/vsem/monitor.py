@@ -185,11 +185,15 @@ class Monitor:
         sums: dict[str, int] = {}
         for watched in self._watched.values():
             before, counters = watched.counters, table.get(watched.interface.name)
+            if counters is None:
+                self.failed.add("netdev")
             watched.counters = dict(zip(_COUNTERS, counters, strict=True)) if counters else {}
             for name in _COUNTERS:
                 moved = step(before, watched.counters, name, seconds)
                 if moved is not None:
                     sums[name] = sums.get(name, 0) + moved
+        if "netdev" in self.failed:
+            return {}
         return {
             signal: sums[counter] * scale / seconds
             for signal, (counter, scale) in _SIGNALS.items()
