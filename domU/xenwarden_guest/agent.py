@@ -78,14 +78,17 @@ class Sensor:
         self.network.finish(0.0)
         gather(COLLECTORS, roots, self._before)
 
-    def peek(self, now_s: float) -> None:
-        """Look at the network only: cheap enough for every second."""
-        self.network.look(now_s - self._looked_s)
-        self._looked_s = now_s
+    def peek(self, now_s: float) -> bool:
+        """Look at the network only, cheap enough for every second; return whether there is anything new."""
+        return self._look(now_s, glance=True)
+
+    def _look(self, now_s: float, *, glance: bool = False) -> bool:
+        seconds, self._looked_s = now_s - self._looked_s, now_s
+        return self.network.look(seconds, glance=glance)
 
     def finish(self, now_s: float) -> Sample:
         """Return what happened since the last sample."""
-        self.peek(now_s)
+        self._look(now_s)
         seconds = now_s - self._since_s
         after: dict[str, int] = {}
         missing = gather(COLLECTORS, self._roots, after)
@@ -126,24 +129,28 @@ class Agent:
     def run(self) -> NoReturn:
         """Loop for ever."""
         look_s = monotonic()
+        heard = True  # events may be there: they come along with answers, too, and poll does not see these
         while True:
             now_s = monotonic()
-            if self._channel.ready(now_s):
-                self._take(self._channel.events(now_s), now_s)
+            heard |= self._channel.fileno() < 0  # the watch of a new connection fires at once
+            changed = self._channel.events(now_s) if self._channel.ready(now_s) and heard else set()
+            self._take(changed, now_s)
             self._log_trouble()
+            spoke = bool(changed)
             if now_s >= self._report_s:
                 self._report(now_s)
-                look_s = now_s + PEEK_S
+                look_s, spoke = now_s + PEEK_S, True
             elif now_s >= look_s:
-                self._peek(now_s)
+                spoke |= self._peek(now_s)
                 look_s = now_s + PEEK_S
-            self._wait(min(look_s, self._report_s) - monotonic())
+            heard = self._wait(0.0 if spoke else min(look_s, self._report_s) - monotonic()) or spoke
 
-    def _wait(self, seconds: float) -> None:
+    def _wait(self, seconds: float) -> bool:
+        """Wait; return whether XenStore has something to say."""
         poller = poll()
         if self._channel.fileno() >= 0:
             poller.register(self._channel.fileno(), POLLIN)
-        poller.poll(max(0.0, seconds) * 1000)
+        return bool(poller.poll(max(0.0, seconds) * 1000))
 
     def _interval_s(self) -> float:
         return self._order.level1_s if self._state.level == 1 else self._order.level2_s
@@ -190,12 +197,16 @@ class Agent:
 
             self._asker = Asker(self._channel, rules)
 
-    def _peek(self, now_s: float) -> None:
-        self._sensor.peek(now_s)
+    def _peek(self, now_s: float) -> bool:
+        """Look at the network; report where this interval is an anomaly whatever comes."""
+        if not self._sensor.peek(now_s):
+            return False
         so_far = self._sensor.network.so_far(self._interval_s())
         over = over_history(so_far, self._history)
-        if any(factor >= STRONG_FACTOR for factor in over.values()):
-            self._report(now_s)  # whatever comes, this interval is an anomaly: no need to wait for its end
+        strong = any(factor >= STRONG_FACTOR for factor in over.values())
+        if strong:
+            self._report(now_s)
+        return strong
 
     def _report(self, now_s: float) -> None:
         sample = self._sensor.finish(now_s)
