@@ -30,7 +30,7 @@ OPTIONS = (
 
 def missing() -> str:
     """Say what is missing on this machine; nothing where all is there."""
-    return "" if shutil.which(PROGRAM) else f"there is no {PROGRAM}: ci/setup --browser installs it"
+    return "" if shutil.which(PROGRAM) else f"there is no {PROGRAM}: ci/setup --full installs it"
 
 
 class BrowserError(Exception):

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
     from picturing.browser import Browser
 
-pytestmark = pytest.mark.browser
+pytestmark = pytest.mark.full
 
 # WCAG 2.1's contrast of each text with what is behind it; what is drawn in a bar is left out.
 CONTRAST = """
