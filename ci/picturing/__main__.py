@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from picturing.terminal import Terminal
 
 README = ROOT / "docs"  # what the README shows
-REPORT_HEIGHT = 790  # of the README's: what happened, and the first signals
+REPORT_HEIGHT = 772  # of the README's: what happened, and the first signals
 THEMES = {"light": False, "dark": True}
 
 
