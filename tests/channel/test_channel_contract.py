@@ -46,6 +46,8 @@ def test_every_signal_of_a_guest_is_on_the_page_with_unit_and_meaning() -> None:
 
 def test_resources_outcomes_and_reasons_of_grants_are_those_of_the_code() -> None:
     request, grant = (CONTRACT.entries[f"~/{path}"] for path in (paths.UP_REQUEST, paths.DOWN_GRANT))
+    order = CONTRACT.entries[f"~/{paths.DOWN_ORDER}"]
+    assert {f"more_{what}" for what in grants.RESOURCES} <= order.fields.keys()
 
     def choices(values: str) -> list[str]:
         return re.findall(r'"([^"]*)"', values)

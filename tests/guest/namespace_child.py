@@ -53,7 +53,9 @@ def each_frame() -> dict[str, object]:
     for name, (frame, _kind) in frames.FRAMES.items():
         for way in ("sent", "received"):
             counter.read()
+            was_idle = sampler.is_idle
             sockets[way].send(frame)
+            is_idle = sampler.is_idle
             classes = dict(zip(bpf.CLASSES, counter.read(), strict=True))
             headers = [header for sent, header in sampler.read() if sent == (way == "sent")]
             ring = bytes(sampler._ring or b"")
@@ -64,6 +66,7 @@ def each_frame() -> dict[str, object]:
                     if count and key not in ("none", "tx_other", "rx_other")
                 },
                 "headers": [base64.b64encode(header).decode() for header in headers],
+                "idle": [was_idle, is_idle],
                 "leaked": frames.PAYLOAD[:8] in ring,
             }
     return out
@@ -91,7 +94,7 @@ def flood(distinct: int, seed: int) -> dict[str, object]:
                 out.send(frames.ethernet(frames.V4, syn))
                 out.send(bulk)
                 sent += 2
-            monitor.look(1.0)
+            monitor.look(1.0, glance=True)
         signals, top, _sources, _failed = monitor.finish(5.0)
     monitor.close()
     return {

@@ -8,7 +8,6 @@ from collections import Counter
 from typing import TYPE_CHECKING, Any
 
 from xenwarden_channel import paths, signals
-from xenwarden_channel.messages import MAX_VALUE
 from xenwarden_host import audit
 from xenwarden_host.daemon import views, words
 from xenwarden_host.daemon.apply import Applier
@@ -16,6 +15,7 @@ from xenwarden_host.daemon.balance import BalanceDesk
 from xenwarden_host.daemon.desk import Tools
 from xenwarden_host.daemon.grantdesk import GrantDesk
 from xenwarden_host.daemon.ledger import Ledger
+from xenwarden_host.daemon.orders import Orders
 from xenwarden_host.daemon.samples import Samples
 from xenwarden_host.daemon.storeuse import StoreUse
 from xenwarden_host.database import DatabaseError
@@ -124,17 +124,7 @@ class Warden:
     def set_policy(self, policy: Policy) -> None:
         """Work by this policy from now on."""
         self.policy = policy
-        levels = policy.levels
-        self._orders: dict[Level, dict[str, str | float]] = {
-            level: {
-                "level": str(int(level)),
-                "level1_s": levels.level1_s,
-                "level2_s": levels.level2_s,
-                "level2_max_s": levels.level2_max_s,
-                "networks": _fitting(policy.provider_networks),
-            }
-            for level in Level
-        }
+        self._orders = Orders(policy)
         self.hsem.policy = policy
         self.overflows.set_policy(policy)
         self.desk.policy = policy
@@ -406,7 +396,8 @@ class Warden:
     def _tell_guests(self, now_s: float) -> None:
         for guest in self.tracker.guests.values():
             uuid = guest.info.uuid
-            guest.down.want(paths.DOWN_ORDER, self._orders[self.applier.ordered.get(uuid, Level.ONE)])
+            level = self.applier.ordered.get(uuid, Level.ONE)
+            guest.down.want(paths.DOWN_ORDER, self._orders.order(guest.info, level))
             status = self.hsem.state(uuid), self.engine.held(uuid)
             if guest.status != status:
                 guest.status = status
@@ -598,15 +589,3 @@ class Warden:
                 f"{self.audit.lost} audit entries are in the log only: the database could not be written"
             )
         return out
-
-
-def _fitting(networks: Sequence[str]) -> str:
-    """Return the list as one field's value, without those at its end that do not fit."""
-    out = ""
-    for network in networks:
-        longer = f"{out},{network}" if out else network
-        if len(longer) > MAX_VALUE:
-            log.warning("event=networks-cut kept=%d of=%d", out.count(",") + 1, len(networks))
-            break
-        out = longer
-    return out

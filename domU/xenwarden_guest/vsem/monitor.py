@@ -119,9 +119,16 @@ class Monitor:
             if index not in self._watched:
                 self._watched[index] = _Watched(interface)
 
-    def look(self, seconds: float) -> None:
-        """Take in what the sockets saw in the `seconds` since the last look."""
+    def look(self, seconds: float, *, glance: bool = False) -> bool:
+        """Take in what the sockets saw in the `seconds` since the last look; return whether there was any.
+
+        A `glance` takes no system call at an interface on which nothing happens: counting waits.
+        """
+        looked = False
         for watched in self._watched.values():
+            if glance and watched.sampler is not None and watched.sampler.is_idle:
+                continue
+            looked = True
             try:
                 if watched.sampler is None or watched.classes is None:
                     watched.open()
@@ -132,6 +139,7 @@ class Monitor:
                 self._names = []  # it may be another one by now
                 if interfaces.is_up(self._roots, watched.interface.name):
                     self.failed.add("headers")  # refused, or counts were lost; one that is down sends nothing
+        return looked
 
     def _classes(self, counter: ClassCounter) -> dict[str, int]:
         """Add the class counts, and return them."""
@@ -185,11 +193,15 @@ class Monitor:
         sums: dict[str, int] = {}
         for watched in self._watched.values():
             before, counters = watched.counters, table.get(watched.interface.name)
+            if counters is None:
+                self.failed.add("netdev")
             watched.counters = dict(zip(_COUNTERS, counters, strict=True)) if counters else {}
             for name in _COUNTERS:
                 moved = step(before, watched.counters, name, seconds)
                 if moved is not None:
                     sums[name] = sums.get(name, 0) + moved
+        if "netdev" in self.failed:
+            return {}
         return {
             signal: sums[counter] * scale / seconds
             for signal, (counter, scale) in _SIGNALS.items()

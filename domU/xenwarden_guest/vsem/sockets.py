@@ -181,6 +181,13 @@ class HeaderSampler:
             self._next = (self._next + 1) % _FRAMES
         return found
 
+    @property
+    def is_idle(self) -> bool:
+        """Say whether all packets are sampled, and there has been none since the last call of `read`."""
+        every = self.sent.takes_all and self.received.takes_all
+        waiting = self._ring is not None and self._ring[self._next * _FRAME_BYTES + _STATUS_BYTE]
+        return every and not waiting
+
     def counts(self) -> tuple[int, int]:
         """Return (packets chosen, of these lost because the ring was full) since the last call."""
         return _statistics(self._socket)
