@@ -204,12 +204,10 @@ class Hsem:
         self._masks[view.uuid] = self._masks_now(vm, view, now_s)
 
     def _note_spans(self, vm: Vm, view: VmView, now_s: float) -> None:
-        """Note how much time what is new in this tick covers: of what an agent claims, what has passed."""
+        """Note how much time what is new in this tick covers."""
         report = view.report
         if view.report_is_new and report is not None:
-            vm.passed_s = self._policy.levels.level1_s if vm.heard_s is None else now_s - vm.heard_s
-            vm.covered_s = min(report.interval_s, vm.passed_s)
-            vm.heard_s = now_s
+            vm.covered_s = report.interval_s
         if view.hrem:
             vm.counted_s = 0.0 if vm.measured_s is None else now_s - vm.measured_s
             vm.measured_s = now_s
@@ -237,7 +235,6 @@ class Hsem:
             signals=signals,
             over=self._history.over(uuid, signals),
             upper=lambda signal: upper(uuid, signal),
-            passed_s=vm.passed_s,
             before=vm.before,
             habits=vm.habits,
             masked=masks,

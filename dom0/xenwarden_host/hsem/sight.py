@@ -59,7 +59,6 @@ class Sight:
     signals: Mapping[str, float]
     upper: Callable[[str], float | None]
     over: frozenset[str]  # signals that are over their usual upper limit
-    passed_s: float  # between the agent's last two words, by dom0's clock
     before: Mapping[str, float]  # means of the last ordinary reports, of what rules compare with them
     habits: Mapping[str, Habit]
     masked: frozenset[str]

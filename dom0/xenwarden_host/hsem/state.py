@@ -102,9 +102,7 @@ class Vm:
     distrusted: bool = False  # the agent does not tell the truth
     tell: bool = False  # level and limits must be said again: daemon or domain is new
     streaks: dict[str, Streak] = field(default_factory=dict)
-    heard_s: float | None = None  # when the agent last said something
-    passed_s: float = 0.0  # by dom0's clock, between that and its word before
-    covered_s: float = 0.0  # by that word: what it says, and no more than has passed
+    covered_s: float = 0.0  # by the agent's last word
     measured_s: float | None = None  # when dom0 last counted
     counted_s: float = 0.0  # the time that those counts cover
     told: set[str] = field(default_factory=set)  # alerts that stand

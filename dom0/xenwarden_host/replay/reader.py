@@ -172,7 +172,9 @@ def _held(value: Any, name: str) -> None:
         raise BadLineError(f"{name}: expected a list of kinds of limits") from None
 
 
-def _members(**checks: Callable[[Any, str], object]) -> Callable[[Any, str], None]:
+def _members(
+    optional: tuple[str, ...] = (), **checks: Callable[[Any, str], object]
+) -> Callable[[Any, str], None]:
     def check(value: Any, name: str) -> None:
         if value.__class__ is not dict:
             raise BadLineError(f"{name}: expected an object")
@@ -180,7 +182,7 @@ def _members(**checks: Callable[[Any, str], object]) -> Callable[[Any, str], Non
             if member not in checks:
                 raise BadLineError(f"unknown member {name}.{member}")
             checks[member](content, f"{name}.{member}")
-        missing = checks.keys() - value.keys()
+        missing = checks.keys() - value.keys() - {*optional}
         if missing:
             raise BadLineError(f"{name}: expected {min(missing)}, which is missing")
 
@@ -202,7 +204,15 @@ _CHECKS: dict[str, Callable[[Any, str], object]] = {
     "paused": _flag,
     "agent": _one_of(AgentState),
     "held": _held,
-    "report": _members(seq=_whole, boot=_text, level=_whole, interval_s=_interval, age_s=_number),
+    "report": _members(
+        ("passed_s",),
+        seq=_whole,
+        boot=_text,
+        level=_whole,
+        interval_s=_interval,
+        age_s=_number,
+        passed_s=_number,
+    ),
     "answer": _members(id=_whole, load_pct=_number, near_max=_whole, near_max_of=_whole),
     "gone": _flag,
     "release": _text,

@@ -287,6 +287,7 @@ class Host:
             known_s=self.now_s - vm.born_s, paused=vm.paused, hrem={} if vm.vm_type is VmType.DOM0 else hrem,
             agent=agent, report=vm.report, report_is_new=fresh, report_age_s=age_s, answer=vm.answer,
             held=frozenset(vm.limits) | vm.by_operator,
+            passed_s=0.0 if vm.report is None else vm.report.interval_s,
         )  # fmt: skip
 
 
