@@ -29,8 +29,8 @@ _FAR = 4.0  # deviations: up to here nothing is far, as chance alone gets there
 _PER_OCTAVE = 2
 _GROWN = 1.4  # what goes on is told anew where it lies so many times farther than it was told
 _NEVER = float("-inf")
-# In the unit of the signal: nobody's business is what moves by less.
-LEAST = {"%": 0.5, "ratio": 0.05, "1/s": 1.0, "count": 5.0, "bit/s": 1e4, "s": 1.0}
+# By unit: what is next to nothing. Relative to more than that a signal is judged by how many times it grew.
+LEAST = {"%": 0.1, "ratio": 0.01, "1/s": 0.1, "count": 1.0, "bit/s": 10.0, "s": 0.1}
 
 
 class HabitKey(NamedTuple):
@@ -92,7 +92,7 @@ class _Level:
 
 
 class Habit:
-    """What is usual of one signal of one VM. `least`: no smaller value differs from none."""
+    """What is usual of one signal of one VM. `least`: what is next to nothing."""
 
     __slots__ = ("_covered_s", "_day", "_hour", "_key", "_least", "_sum", "seen_s", "strange")
 

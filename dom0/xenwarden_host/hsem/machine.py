@@ -35,7 +35,8 @@ if TYPE_CHECKING:
     from xenwarden_host.policy.model import Policy
 
 
-_MAX_DOUBLINGS = 10  # of the cool-down: from a minute to most of a day
+_ALONE_TIMES = 4  # a cool-down is so many times as long as the one before
+_MOST_TIMES = 5  # so often: from minutes to days
 
 
 class Machine:
@@ -412,11 +413,10 @@ class Machine:
                 # At least until it is seen again: reports may be further apart than that.
                 alone_s, times, strength = max(watch.cooldown_s, 2 * vm.covered_s), 0, finding.strength
                 before = vm.settled.get(rule)
-                # Found so again before as long has passed: it is the VM's way. Each time it is let alone
-                # twice as long.
+                # Found so again before as long has passed: it is the VM's way, and let alone for longer.
                 if before is not None and now_s - before.until_s < max(before.alone_s, watch.memory_s):
                     times, strength = before.times + 1, max(strength, before.strength)
-                    alone_s = max(watch.cooldown_s * 2 ** min(times, _MAX_DOUBLINGS), alone_s)
+                    alone_s = max(watch.cooldown_s * _ALONE_TIMES ** min(times, _MOST_TIMES), alone_s)
                 vm.settled[rule] = Settled(now_s + alone_s, alone_s, strength, times)
             elif finding.hits:
                 vm.past[rule] = (now_s, finding.hits)
