@@ -174,7 +174,7 @@ class Report:
     agent_up_s: float
     near_max: int  # intervals in which the VM was close to its maximum
     near_max_of: int  # of this many intervals
-    destinations: tuple[Peer, ...] = ()
+    destinations: tuple[Peer, ...] = ()  # at level 2; of a recording without addresses
     sources: tuple[Peer, ...] = ()
 
 

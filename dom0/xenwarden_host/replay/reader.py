@@ -16,6 +16,8 @@ if TYPE_CHECKING:
 
 MAX_LINE_BYTES = 1 << 20
 _MAX_INTERVAL_S = 86400.0
+_PEER = ("protocol", "port", "pps", "syn_pps")
+_PROTOCOLS = ("tcp", "udp", "icmp", "other")
 _OF_DOM0 = frozenset(name for name, (source, _unit, _meaning) in SIGNALS.items() if source == HREM)
 
 
@@ -189,6 +191,18 @@ def _members(
     return check
 
 
+def _destinations(value: Any, name: str) -> None:
+    if value.__class__ is not list or not all(
+        peer.__class__ is list
+        and len(peer) == len(_PEER)
+        and peer[0] in _PROTOCOLS
+        and peer[1].__class__ is int
+        and all(number.__class__ in (int, float) and 0 <= number <= MAX_NUMBER for number in peer[1:])
+        for peer in value
+    ):
+        raise BadLineError(f"{name}: expected a list of [{', '.join(_PEER)}]")
+
+
 def _kept(value: Any, name: str) -> None:
     if value.__class__ is not dict:
         raise BadLineError(f"{name}: expected an object")
@@ -213,6 +227,7 @@ _CHECKS: dict[str, Callable[[Any, str], object]] = {
         age_s=_number,
         passed_s=_number,
     ),
+    "destinations": _destinations,
     "answer": _members(id=_whole, load_pct=_number, near_max=_whole, near_max_of=_whole),
     "gone": _flag,
     "release": _text,

@@ -97,6 +97,10 @@ class Recorder:
         if view.report is not None and view.report_is_new:
             signals = {**signals, **view.report.signals}
             out["report"] = _report(view.report, view)
+            if view.report.destinations:
+                out["destinations"] = [
+                    [peer.protocol, peer.port, peer.pps, peer.syn_pps] for peer in view.report.destinations
+                ]
         if signals:
             out["signals"] = signals
         if view.answer is not None and self._answered.get(view.uuid) != view.answer.ask_id:

@@ -20,6 +20,7 @@ from xenwarden_host.records import (
     LiftLimit,
     LimitKey,
     OrderLevel,
+    Peer,
     Report,
     SetLimit,
     Snapshot,
@@ -213,7 +214,8 @@ class Replay:
             passed_s = own.get("passed_s", gap_s or self._level1_s)
         vm.seq = seq
         vm.report = Report(
-            seq, boot, level, "", (), min(interval_s, passed_s), line.guest, (), "", 0, 0.0, 0.0, 0, 0
+            seq, boot, level, "", (), min(interval_s, passed_s), line.guest, (), "", 0, 0.0, 0.0, 0, 0,
+            tuple(Peer("", *peer) for peer in line.said.get("destinations", ())),
         )  # fmt: skip
         vm.passed_s, vm.handed_s = passed_s, t
         vm.reported_s = t - age_s

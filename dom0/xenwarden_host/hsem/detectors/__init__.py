@@ -15,6 +15,7 @@ from xenwarden_host.hsem.detectors.above import Above
 from xenwarden_host.hsem.detectors.agent_state import AgentStateIs
 from xenwarden_host.hsem.detectors.flooded import Flooded
 from xenwarden_host.hsem.detectors.floods import Floods
+from xenwarden_host.hsem.detectors.many_ports import ManyPorts
 from xenwarden_host.hsem.detectors.overflows import Overflows
 from xenwarden_host.hsem.detectors.packet_size import PacketSize
 from xenwarden_host.hsem.detectors.per import Per
@@ -59,6 +60,7 @@ DETECTORS: dict[str, type[Detector]] = {
     "agent-state": AgentStateIs,
     "flooded": Flooded,
     "floods": Floods,
+    "many-ports": ManyPorts,
     "overflows": Overflows,
     "packet-size": PacketSize,
     "per": Per,
