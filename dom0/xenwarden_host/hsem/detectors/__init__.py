@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Protocol
 
 from xenwarden_host.hsem.detectors.above import Above
 from xenwarden_host.hsem.detectors.agent_state import AgentStateIs
+from xenwarden_host.hsem.detectors.asks_each import AsksEach
 from xenwarden_host.hsem.detectors.flooded import Flooded
 from xenwarden_host.hsem.detectors.floods import Floods
 from xenwarden_host.hsem.detectors.many_ports import ManyPorts
@@ -58,6 +59,7 @@ class Detector(Protocol):
 DETECTORS: dict[str, type[Detector]] = {
     "above": Above,
     "agent-state": AgentStateIs,
+    "asks-each": AsksEach,
     "flooded": Flooded,
     "floods": Floods,
     "many-ports": ManyPorts,

@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
 """Connections are tried at many ports of an address: not what a client does whose server is down.
 
-Arguments: `at_least` (0 to 1).
+Arguments: `at_least` (0 to 1); `unknown` (false).
 Fires if at least this share of the SYN that the VM sends goes to addresses at which no port stands out, by
-the detail that its agent tells at level 2. Without one it does not fire.
+the detail that its agent tells at level 2; without a detail, if `unknown`.
 """
 
 from __future__ import annotations
@@ -23,6 +23,7 @@ class ManyPorts:
 
     def __init__(self, arguments: Mapping[str, Any]) -> None:
         self._at_least: float = arguments["at_least"]
+        self._unknown: bool = arguments.get("unknown", False)
         self.signals = ("tx_syn_pps",)
         self.corruptible: tuple[str, ...] = ()  # counted before any limit
 
@@ -31,6 +32,8 @@ class ManyPorts:
         report, sent = sight.vm.report, sight.signals.get("tx_syn_pps")
         if report is None or not sent:
             return None
+        if not report.destinations and self._unknown:
+            return Hit(sight.evidence("tx_syn_pps", sent, sent, "to which ports, its agent does not say"))
         scattered = sum(
             peer.syn_pps for peer in report.destinations if peer.protocol == "tcp" and not peer.port
         )
