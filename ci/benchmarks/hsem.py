@@ -108,12 +108,12 @@ def _per_report_us(*, suspect: bool) -> float:
 
 
 def _memory_mb() -> float:
-    """Return what a thousand VMs hold in history and decisions after 40 ticks."""
+    """Return what a thousand VMs hold in history and decisions after 130 ticks."""
     gc.collect()
     tracemalloc.start()
     try:
         load = _Load(MANY_VMS)
-        for snapshot in load.ticks(40):
+        for snapshot in load.ticks(130):
             load.core.decide(snapshot)
         del snapshot
         load._reports.clear()  # noqa: SLF001  the daemon's, not the core's

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from xenwarden_channel.signals import HREM, SIGNALS
 from xenwarden_host.hsem import state
-from xenwarden_host.hsem.habit import Habit
+from xenwarden_host.hsem.habit import LEAST, Habit
 from xenwarden_host.hsem.machine import Machine
 from xenwarden_host.hsem.masks import STARVING, masked
 from xenwarden_host.hsem.neighbourhood import Host
@@ -63,8 +63,8 @@ class Hsem:
         self._machine = Machine(policy, self._history, self._rules)
         self._tick_rules = tuple(rule for rule in self._rules if not rule.by_report)
         self._habitual = [
-            (name, SIGNALS[name][0] == HREM, 0.5 if SIGNALS[name][1] == "%" else 0.01)
-            for name in sorted({signal for rule in self._rules for signal in rule.habitual})
+            (key, SIGNALS[key.signal][0] == HREM, LEAST[SIGNALS[key.signal][1]])
+            for key in sorted({key for rule in self._rules for key in rule.habitual})
         ]
         self._remembered = {signal for rule in self._rules for signal in rule.remembers}
         self._policies: dict[str, tuple[str, VmPolicy]] = {}  # by UUID: the name it was for
@@ -86,7 +86,7 @@ class Hsem:
             masks = self._masks[view.uuid]
             self._learn(vm, view, masks, now_s)
             if not view.paused:
-                self._observe_habits(vm, view, masks, now_s)
+                self._observe_habits(vm, view, masks)
                 sight = self._sight(vm, view, masks, host, now_s)
                 turn = Turn(vm, view, sight, self._trusts(vm, view), self._policy_of(view), snapshot)
                 actions += self._machine.step(turn, self._rules if turn.fresh else self._tick_rules)
@@ -204,12 +204,10 @@ class Hsem:
         self._masks[view.uuid] = self._masks_now(vm, view, now_s)
 
     def _note_spans(self, vm: Vm, view: VmView, now_s: float) -> None:
-        """Note how much time what is new in this tick covers: of what an agent claims, what has passed."""
+        """Note how much time what is new in this tick covers."""
         report = view.report
         if view.report_is_new and report is not None:
-            vm.passed_s = self._policy.levels.level1_s if vm.heard_s is None else now_s - vm.heard_s
-            vm.covered_s = min(report.interval_s, vm.passed_s)
-            vm.heard_s = now_s
+            vm.covered_s = report.interval_s
         if view.hrem:
             vm.counted_s = 0.0 if vm.measured_s is None else now_s - vm.measured_s
             vm.measured_s = now_s
@@ -237,7 +235,6 @@ class Hsem:
             signals=signals,
             over=self._history.over(uuid, signals),
             upper=lambda signal: upper(uuid, signal),
-            passed_s=vm.passed_s,
             before=vm.before,
             habits=vm.habits,
             masked=masks,
@@ -281,23 +278,18 @@ class Hsem:
             vm.counted_since_s = now_s
             counted.clear()
 
-    def _observe_habits(self, vm: Vm, view: VmView, masks: frozenset[str], now_s: float) -> None:
-        """Take what the VM is like: its reports, and dom0's counters as often as those come."""
-        level1_s, report = self._policy.levels.level1_s, view.report
+    def _observe_habits(self, vm: Vm, view: VmView, masks: frozenset[str]) -> None:
+        """Take what the VM is like, by its reports and dom0's counters."""
+        report = view.report
         said = report.signals if report is not None and view.report_is_new else _NO_SIGNALS
-        for name, by_dom0, least in self._habitual:
-            value = (view.hrem if by_dom0 else said).get(name)
-            if value is None or name in masks:
+        for key, by_dom0, least in self._habitual:
+            value = (view.hrem if by_dom0 else said).get(key.signal)
+            if value is None or key.signal in masks:
                 continue
-            habit = vm.habits.get(name)
+            habit = vm.habits.get(key)
             if habit is None:
-                habit = vm.habits[name] = Habit(least, value)
-                habit.at_s = now_s - level1_s
-            passed_s = now_s - habit.at_s
-            if passed_s >= level1_s or not by_dom0:
-                habit.at_s = now_s
-                covered_s = passed_s if by_dom0 or report is None else min(passed_s, report.interval_s)
-                habit.observe(value, max(covered_s, 0.1))
+                habit = vm.habits[key] = Habit(key, least)
+            habit.take(value, vm.counted_s if by_dom0 else vm.covered_s)
 
     def _drop_gone(self, views: Mapping[str, VmView], now_s: float) -> None:
         """Forget VMs that are gone; one of which anything was found only after a while: it may reboot."""

@@ -10,10 +10,7 @@ from xenwarden_host.policy.model import RuleKind
 from xenwarden_host.records import LiftLimit, LimitKey, LimitKind, SetLimit
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
-
     from xenwarden_host.hrem.history import History
-    from xenwarden_host.hsem.rules import Rule
     from xenwarden_host.hsem.state import Vm
     from xenwarden_host.hsem.turn import Turn
     from xenwarden_host.policy.model import Policy
@@ -64,13 +61,9 @@ class Limiter:
         vm.limits = wanted
         return out
 
-    def still_pressed(self, turn: Turn, rules: Iterable[Rule]) -> bool:
-        """Tell whether a contained VM would go on if it could: by what it offers, not by what passes."""
-        sight, pressing = turn.sight, self._policy.release.pressing
-        for rule in rules:
-            if rule.spec.kind is RuleKind.ORIGINATED and turn.hears(rule) and rule.tries(sight) is not None:
-                return True
-        signals = sight.signals
+    def still_pressed(self, turn: Turn) -> bool:
+        """Tell whether a contained VM uses its limits up: by what it offers, not by what passes."""
+        signals, pressing = turn.sight.signals, self._policy.release.pressing
         dropped = signals.get("vif_police_drop_pps", 0.0)
         packets = [key for key in turn.vm.limits if key.kind is LimitKind.VIF_PPS]
         if packets and dropped > 0:

@@ -12,7 +12,7 @@ from xenwarden_host.records import Evidence
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
-    from xenwarden_host.hsem.habit import Habit
+    from xenwarden_host.hsem.habit import Habit, HabitKey
     from xenwarden_host.hsem.traffic import Step, Traffic
     from xenwarden_host.records import LimitKey, VmView
 
@@ -59,9 +59,8 @@ class Sight:
     signals: Mapping[str, float]
     upper: Callable[[str], float | None]
     over: frozenset[str]  # signals that are over their usual upper limit
-    passed_s: float  # between the agent's last two words, by dom0's clock
     before: Mapping[str, float]  # means of the last ordinary reports, of what rules compare with them
-    habits: Mapping[str, Habit]
+    habits: Mapping[HabitKey, Habit]
     masked: frozenset[str]
     traffic: Traffic
     limits: Mapping[LimitKey, int]  # ours, wanted and in force

@@ -37,7 +37,7 @@ class Understates:
         said = sight.signals.get(self._said)
         if report is None or said is None:
             return None
-        counted = sight.traffic.mean(self._counted, sight.now_s - sight.passed_s)
+        counted = sight.traffic.mean(self._counted, sight.now_s - sight.vm.passed_s)
         if counted is None or counted <= self._times * said + self._slack:
             return None
         claim = f"the agent says {measured(self._said, said)} {SIGNALS[self._said][2]}"
