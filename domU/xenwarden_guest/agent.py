@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from xenwarden_channel.messages import Message
     from xenwarden_guest.channel import Channel
     from xenwarden_guest.collectors import Roots
+    from xenwarden_guest.vsem.looks import Looks
 
 COLLECTORS = (
     ("snmp", snmp.collect),
@@ -103,6 +104,7 @@ class Agent:
     def __init__(self, roots: Roots, channel: Channel, *, management: bool, verbose: bool = False) -> None:
         self._roots = roots
         self._channel = channel
+        self._management = management
         self._verbose = verbose
         self._started_s = now_s = monotonic()
         self._sensor = Sensor(roots, management=management, now_s=now_s)
@@ -116,6 +118,8 @@ class Agent:
         self._reported_s = now_s
         self._report_s = now_s + _FIRST_S
         self._last_ask = ""
+        self._looks: Looks | None = None  # in dom0, while there is anything to look at
+        self._looked_s = 0.0
         self._signals: dict[str, float] = {}
         self._trouble = ""
 
@@ -133,7 +137,10 @@ class Agent:
             elif now_s >= look_s:
                 self._peek(now_s)
                 look_s = now_s + PEEK_S
-            self._wait(min(look_s, self._report_s) - monotonic())
+            next_s = min(look_s, self._report_s)
+            if self._looks is not None:
+                next_s = min(next_s, self._look_at_others(self._looks, monotonic()))
+            self._wait(next_s - monotonic())
 
     def _wait(self, seconds: float) -> None:
         poller = poll()
@@ -155,6 +162,10 @@ class Agent:
             message = self._channel.read(paths.DOWN_ORDER, "order", now_s)
             if message is not None and message.seq != self._order.seq:
                 self._obey(message, now_s)
+        if paths.DOWN_LOOK in changed and self._management:
+            message = self._channel.read(paths.DOWN_LOOK, "look", now_s)
+            if message is not None:
+                self._obey_look(message, now_s)
         if paths.DOWN_ASK in changed:
             message = self._channel.read(paths.DOWN_ASK, "ask", now_s)
             ask_id = message.fields.get("id", "") if message is not None else ""
@@ -174,6 +185,30 @@ class Agent:
         raised = order.level == 2 and self._state.level == 1
         due_s = self._reported_s + (_FIRST_S if raised else self._interval_s())
         self._report_s = min(self._report_s, max(now_s, due_s))
+
+    def _obey_look(self, message: Message, now_s: float) -> None:
+        looks = self._looks
+        if looks is None:
+            from xenwarden_guest.vsem.looks import Looks  # noqa: PLC0415  of no use in a guest
+
+            self._channel.remove(paths.UP_HEADERS_DIR, now_s)  # of an agent before this one
+            self._looks, self._looked_s = (looks := Looks(self._roots)), now_s
+        for node in looks.obey(message, self._sensor.network.networks, now_s):
+            self._channel.remove(node, now_s)
+
+    def _look_at_others(self, looks: Looks, now_s: float) -> float:
+        """Tell what was seen of other domains where it is time; return when it is time again."""
+        if now_s >= looks.until_s:
+            for node in looks.close():
+                self._channel.remove(node, now_s)
+            self._looks = None
+            return self._report_s
+        if now_s >= self._looked_s + self._order.level2_s:
+            self._looked_s = now_s
+            self._seq += 1
+            for node, value in looks.finish(self._seq, now_s):
+                self._channel.write(node, value, now_s)
+        return self._looked_s + self._order.level2_s
 
     def _peek(self, now_s: float) -> None:
         self._sensor.peek(now_s)
