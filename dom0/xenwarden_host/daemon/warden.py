@@ -249,6 +249,9 @@ class Warden:
         infos = [guest.info for guest in vms.values()]
         self.signals = self.hrem.collect(infos, now_s, self._police_drops(infos))
         for guest in vms.values():
+            if guest.info.domid in self.tracker.headers.wanted:
+                seen = self.tracker.headers.signals(guest.info.domid, now_s, self.policy.levels.level2_s)
+                self.signals[guest.info.uuid].update(seen)
             if guest.inbox.asked_s:
                 self.signals[guest.info.uuid]["ask_ps"] = guest.inbox.ask_ps(now_s)
         self.idle.note(self.signals, self.policy.sprawl, self.clock.unix())
@@ -396,7 +399,24 @@ class Warden:
                 brief = self.history.brief(uuid, _BRIEF)
                 fields = {"learnt": "1" if brief.learnt else "0", **brief.upper}
                 guest.down.want(paths.DOWN_HISTORY, fields)
+        self._order_looks(now_s)
         self.tracker.write()
+
+    def _order_looks(self, now_s: float) -> None:
+        """Have dom0's own agent look at the VMs of level 2, first at those whose own agent does not speak."""
+        dom0 = self.tracker.guests.get(0)
+        if dom0 is None:
+            return
+        suspects = [
+            guest
+            for guest in self.tracker.guests.values()
+            if not guest.info.service and self.applier.ordered.get(guest.info.uuid) is Level.TWO
+        ]
+        suspects.sort(key=lambda guest: self.agent_state(guest) is AgentState.ALIVE)
+        order = self.tracker.headers.want([guest.info.domid for guest in suspects], now_s)
+        if order is not None:
+            dom0.down.want(paths.DOWN_LOOK, order)
+            dom0.down.again(paths.DOWN_LOOK)
 
     # --- state that outlives the daemon ------------------------------------------------------------
 

@@ -14,6 +14,7 @@ from xenwarden_host.hsem.neighbourhood import Host
 from xenwarden_host.hsem.rules import compile_rules
 from xenwarden_host.hsem.sight import Sight
 from xenwarden_host.hsem.state import Vm
+from xenwarden_host.hsem.traffic import by_headers
 from xenwarden_host.hsem.turn import Turn
 from xenwarden_host.records import (
     Action,
@@ -62,6 +63,8 @@ class Hsem:
         self._rules = compile_rules(policy.rules)
         self._machine = Machine(policy, self._history, self._rules)
         self._tick_rules = tuple(rule for rule in self._rules if not rule.by_report)
+        # What an agent claims is judged when it has said something.
+        self._headers_rules = tuple(rule for rule in self._rules if not rule.spec.distrust)
         self._habitual = [
             (name, SIGNALS[name][0] == HREM, 0.5 if SIGNALS[name][1] == "%" else 0.01)
             for name in sorted({signal for rule in self._rules for signal in rule.habitual})
@@ -87,9 +90,11 @@ class Hsem:
             self._learn(vm, view, masks, now_s)
             if not view.paused:
                 self._observe_habits(vm, view, masks, now_s)
-                sight = self._sight(vm, view, masks, host, now_s)
-                turn = Turn(vm, view, sight, self._trusts(vm, view), self._policy_of(view), snapshot)
-                actions += self._machine.step(turn, self._rules if turn.fresh else self._tick_rules)
+                trusted = self._trusts(vm, view)
+                sight = self._sight(vm, view, masks, host, now_s, trusted=trusted)
+                turn = Turn(vm, view, sight, trusted, self._policy_of(view), snapshot)
+                rules = self._headers_rules if sight.seen else self._tick_rules
+                actions += self._machine.step(turn, self._rules if turn.fresh else rules)
         self._drop_gone(views, now_s)
         if now_s - self._expired_s >= _EXPIRE_EVERY_S:
             self._expired_s = now_s
@@ -226,15 +231,22 @@ class Hsem:
             del vm.masked_until[key]
         return masked(vm.masked_until)
 
-    def _sight(self, vm: Vm, view: VmView, masks: frozenset[str], host: Host, now_s: float) -> Sight:
+    def _sight(
+        self, vm: Vm, view: VmView, masks: frozenset[str], host: Host, now_s: float, *, trusted: bool
+    ) -> Sight:
         report = view.report
-        fresh = view.report_is_new and report is not None
+        said = report.signals if view.report_is_new and report is not None else _NO_SIGNALS
         uuid, upper = view.uuid, self._history.upper
-        signals = {**report.signals, **view.hrem} if fresh and report else view.hrem
+        # What dom0 saw itself stands above what the agent says of the same. An agent that is believed sets
+        # the pace, though: else what both see would count twice.
+        seen = by_headers(view.hrem) if said or not trusted else _NO_SIGNALS
+        signals = {**said, **view.hrem, **seen} if said or seen else view.hrem
         return Sight(
             vm=view,
             now_s=now_s,
             signals=signals,
+            said=said,
+            seen=seen.keys(),
             over=self._history.over(uuid, signals),
             upper=lambda signal: upper(uuid, signal),
             passed_s=vm.passed_s,

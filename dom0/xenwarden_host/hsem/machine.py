@@ -433,4 +433,4 @@ def _informed(turn: Turn) -> bool:
 
 def _span_s(turn: Turn, rule: Rule) -> float:
     """Return how much time is covered by what the rule sees in this tick."""
-    return turn.vm.covered_s if rule.by_report else turn.vm.counted_s
+    return turn.vm.covered_s if rule.by_report and turn.fresh else turn.vm.counted_s

@@ -241,6 +241,7 @@ class Watch:
     min_observations: int
     min_hits: int
     calm_s: float
+    look_s: float
     answer_wait_s: float
     acquit_s: float
     max_s: float
