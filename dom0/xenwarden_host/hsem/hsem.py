@@ -69,6 +69,7 @@ class Hsem:
             (name, SIGNALS[name][0] == HREM, 0.5 if SIGNALS[name][1] == "%" else 0.01)
             for name in sorted({signal for rule in self._rules for signal in rule.habitual})
         ]
+        self._habitual_of_dom0 = [item for item in self._habitual if item[1]]
         self._remembered = {signal for rule in self._rules for signal in rule.remembers}
         self._policies: dict[str, tuple[str, VmPolicy]] = {}  # by UUID: the name it was for
 
@@ -284,9 +285,12 @@ class Hsem:
                 value = signals[name]
                 before[name] = value + _FADE * (before.get(name, value) - value)
         counted = vm.counted
-        for name, value in view.hrem.items():
-            if name not in masks and value >= counted.get(name, 0.0):
-                counted[name] = value
+        if not counted and not masks:
+            counted.update(view.hrem)
+        else:
+            for name, value in view.hrem.items():
+                if value > counted.get(name, -1.0) and name not in masks:
+                    counted[name] = value
         span_s = now_s - vm.counted_since_s
         if span_s >= self._policy.history.interval_s:
             self._history.learn(view.uuid, counted, span_s, now_s)
@@ -296,8 +300,9 @@ class Hsem:
     def _observe_habits(self, vm: Vm, view: VmView, masks: frozenset[str], now_s: float) -> None:
         """Take what the VM is like: its reports, and dom0's counters as often as those come."""
         level1_s, report = self._policy.levels.level1_s, view.report
-        said = report.signals if report is not None and view.report_is_new else _NO_SIGNALS
-        for name, by_dom0, least in self._habitual:
+        fresh = report is not None and view.report_is_new
+        said = report.signals if report is not None and fresh else _NO_SIGNALS
+        for name, by_dom0, least in self._habitual if fresh else self._habitual_of_dom0:
             value = (view.hrem if by_dom0 else said).get(name)
             if value is None or name in masks:
                 continue

@@ -60,7 +60,8 @@ class Traffic:
     def add(self, now_s: float, signals: Mapping[str, float]) -> None:
         """Note a tick; one in which a counter had a gap is left out."""
         if "vif_tx_pps" in signals and "vif_rx_pps" in signals:
-            self.ticks.append(Tick(now_s, *(signals.get(name, 0.0) for name in SIGNALS)))
+            tx_bps, rx_bps = signals.get("vif_tx_bps", 0.0), signals.get("vif_rx_bps", 0.0)
+            self.ticks.append(Tick(now_s, signals["vif_tx_pps"], tx_bps, signals["vif_rx_pps"], rx_bps))
         if _LOOKED_AT in signals:
             if self._headers is None:
                 self._headers = deque(maxlen=TICKS)
