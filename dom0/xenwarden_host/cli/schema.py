@@ -46,6 +46,7 @@ _TYPES: dict[str, str | tuple[str, ...]] = {
     "gets_too_little": "boolean",
     "grants.value": "integer",
     "history:name": ("string", "null"),
+    "hours": "array",
     "idle_s": "number",
     "import:limits": "integer",
     "import:originals": "integer",

@@ -499,6 +499,10 @@ VERBS = (
             ("signals.NAME.unit", "unit of both"),
             ("signals.NAME.observations", "how many there were"),
             ("signals.NAME.seen_s", "the seconds that they cover"),
+            (
+                "signals.NAME.hours",
+                "the upper limit of each hour of the day, UTC; null where it was seen on too few days",
+            ),
             ("signals.NAME.learnt", "whether these are enough that the prior has no part in it"),
         ),
     ),

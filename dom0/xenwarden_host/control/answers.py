@@ -322,11 +322,12 @@ class Answers:
             "signals": {
                 signal: {
                     "p95": round(p95, 3),
-                    "usual": round(usual, 3),
+                    "usual": round(warden.history.upper(uuid, signal) or usual, 3),
                     "unit": SIGNALS[signal][1],
                     "observations": int(times),
                     "seen_s": seen_s,
                     "learnt": warden.history.learnt(uuid, signal),
+                    "hours": warden.history.hours(uuid, signal),
                 }
                 for signal, (times, seen_s, p95, usual) in kept["signals"].items()
             },

@@ -76,6 +76,7 @@ class Hsem:
     def decide(self, snapshot: Snapshot) -> list[Action]:
         """Return what to do after this tick, in order."""
         now_s = snapshot.now_s
+        self._history.set_time(snapshot.unix_s)
         if self._restored:
             self._take_up(now_s)
         views = {view.uuid: view for view in snapshot.vms}

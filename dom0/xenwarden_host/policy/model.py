@@ -283,6 +283,7 @@ class HistoryPolicy:
     floor: float
     ceiling: float
     rise_per_day: float
+    hour_s: float
     memory_s: float
     near_capacity_pct: float
     forget_s: float
