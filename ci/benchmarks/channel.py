@@ -260,13 +260,13 @@ def _churn(shim: Path) -> list[Figure]:
             hypervisor.calls.clear()  # the fake's own diary
             daemon.destroy(domid)
             tracker.refresh()
-            if number in (CHURN // 10, CHURN):
+            if number in (CHURN // 2, CHURN):  # by the first, what is bounded is full
                 tracker.drain()
                 held.append(_held(daemon, store))
         store.close()
     _start, warm, end = held
     return [
-        figure(f"channel.churn.{name}", end[name], unit, peer="after the first tenth",
+        figure(f"channel.churn.{name}", end[name], unit, peer="after the first half",
                peer_value=warm[name], at_most=1.05 if name == "rss" else 1)
         for name, unit in (("rss", "MB"), ("fds", "count"), ("watches", "count"), ("nodes", "count"))
     ]  # fmt: skip

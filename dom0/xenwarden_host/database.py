@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 from xenwarden_host.errors import XenwardenError
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
 
 FILE_NAME = "state.db"
 
@@ -93,13 +93,26 @@ class Database:
             )
             self._inserts += 1
             if self._inserts % _TRIM_EVERY == 0:
-                self._connection.execute(
-                    "DELETE FROM audit WHERE id <= (SELECT max(id) FROM audit) - ? OR unix_s < ?",
-                    (self._audit_rows, unix_s - self._audit_days * 86400.0),
-                )
+                self._trim_audit(unix_s)
         except sqlite3.Error as error:
             raise DatabaseError(f"cannot write the audit log to {self.path}: {error}") from error
         return int(cursor.lastrowid or 0)
+
+    def _trim_audit(self, unix_s: float) -> None:
+        """Remove what is too old; of too many, the oldest of those VMs that have the most.
+
+        A VM that makes noise loses its own entries first and expels no other's.
+        """
+        self._connection.execute("DELETE FROM audit WHERE unix_s < ?", (unix_s - self._audit_days * 86400.0,))
+        rows = self._connection.execute("SELECT uuid, count(*) FROM audit GROUP BY uuid").fetchall()
+        keep = _fair_share([count for _uuid, count in rows], self._audit_rows)
+        for uuid, count in rows:
+            if count > keep:
+                self._connection.execute(
+                    "DELETE FROM audit WHERE uuid = ? AND id IN "
+                    "(SELECT id FROM audit WHERE uuid = ? ORDER BY id LIMIT ?)",
+                    (uuid, uuid, count - keep),
+                )
 
     def audit(self, *, limit: int, uuid: str | None = None) -> list[dict[str, Any]]:
         """Return the newest `limit` entries, oldest first; of one VM where `uuid` is given.
@@ -178,6 +191,17 @@ class Database:
             connection.execute("ROLLBACK")
             raise
         connection.execute("COMMIT")
+
+
+def _fair_share(counts: Sequence[int], total: int) -> int:
+    """Return the most that each may keep so that all keep at most `total`; none is cut below another."""
+    left = total
+    for index, count in enumerate(sorted(counts)):
+        share = left // (len(counts) - index)
+        if count > share:
+            return share
+        left -= count
+    return max(counts, default=0)
 
 
 def set_aside_if_damaged(path: Path) -> list[str]:

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import errno
+import functools
 import grp
 import pwd
 import socket
@@ -39,10 +40,16 @@ class Peer:
     @property
     def user(self) -> str:
         """The user's name, or the uid where it has none."""
-        try:
-            return pwd.getpwuid(self.uid).pw_name
-        except KeyError:
-            return str(self.uid)
+        return _user_name(self.uid)
+
+
+@functools.lru_cache(maxsize=256)
+def _user_name(uid: int) -> str:
+    """Return the user's name; looked up once, since a directory on the network may take its time."""
+    try:
+        return pwd.getpwuid(uid).pw_name
+    except KeyError:
+        return str(uid)
 
 
 def peer_of(connection: socket.socket) -> Peer:

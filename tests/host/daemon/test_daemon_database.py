@@ -63,6 +63,20 @@ def test_audit_log_is_bounded_in_rows_and_days(tmp_path: Path) -> None:
         assert len(database.audit(limit=5000)) == 50
 
 
+def test_noise_of_one_vm_expels_no_entry_of_another(tmp_path: Path) -> None:
+    with closing(opened(tmp_path / "state.db", rows=50)) as database:
+        for number in range(10):
+            add(database, f"verdict {number}", uuid="quiet")
+        for number in range(1990):
+            add(database, str(number), uuid=f"noisy {number % 2}")
+        assert [entry["text"] for entry in database.audit(limit=5000, uuid="quiet")] == [
+            f"verdict {number}" for number in range(10)
+        ]
+        noisy = [database.audit(limit=5000, uuid=f"noisy {which}") for which in (0, 1)]
+        assert [len(entries) for entries in noisy] == [20, 20]
+        assert noisy[1][-1]["text"] == "1989"  # the newest stay
+
+
 @pytest.mark.parametrize(
     "damage", [b"this is no database, whatever its name says" * 20, b"SQLite format 3\0" + b"\xff" * 8000]
 )
