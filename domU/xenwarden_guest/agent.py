@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from xenwarden_guest.asking import Asker
     from xenwarden_guest.channel import Channel
     from xenwarden_guest.collectors import Roots
+    from xenwarden_guest.vsem.looks import Looks
 
 COLLECTORS = (
     ("snmp", snmp.collect),
@@ -109,6 +110,7 @@ class Agent:
     def __init__(self, roots: Roots, channel: Channel, *, management: bool, verbose: bool = False) -> None:
         self._roots = roots
         self._channel = channel
+        self._management = management
         self._verbose = verbose
         self._started_s = now_s = monotonic()
         self._sensor = Sensor(roots, management=management, now_s=now_s)
@@ -123,6 +125,8 @@ class Agent:
         self._report_s = now_s + _FIRST_S
         self._last_ask = ""
         self._asker: Asker | None = None
+        self._looks: Looks | None = None  # in dom0, while there is anything to look at
+        self._looked_s = 0.0
         self._signals: dict[str, float] = {}
         self._trouble = ""
 
@@ -143,7 +147,11 @@ class Agent:
             elif now_s >= look_s:
                 spoke |= self._peek(now_s)
                 look_s = now_s + PEEK_S
-            heard = self._wait(0.0 if spoke else min(look_s, self._report_s) - monotonic()) or spoke
+            next_s = min(look_s, self._report_s)
+            if self._looks is not None:
+                spoke |= self._look_at_others(self._looks, monotonic())
+                next_s = min(next_s, self._looked_s + self._order.level2_s)
+            heard = self._wait(0.0 if spoke else next_s - monotonic()) or spoke
 
     def _wait(self, seconds: float) -> bool:
         """Wait; return whether XenStore has something to say."""
@@ -169,6 +177,10 @@ class Agent:
                 self._let_ask(read_rules(message))
         if paths.DOWN_GRANT in changed and self._asker is not None:
             self._asker.take_answer(now_s)
+        if paths.DOWN_LOOK in changed and self._management:
+            message = self._channel.read(paths.DOWN_LOOK, "look", now_s)
+            if message is not None:
+                self._obey_look(message, now_s)
         if paths.DOWN_ASK in changed:
             message = self._channel.read(paths.DOWN_ASK, "ask", now_s)
             ask_id = message.fields.get("id", "") if message is not None else ""
@@ -196,6 +208,31 @@ class Agent:
             from xenwarden_guest.asking import Asker  # noqa: PLC0415  most VMs have no use for it
 
             self._asker = Asker(self._channel, rules)
+
+    def _obey_look(self, message: Message, now_s: float) -> None:
+        looks = self._looks
+        if looks is None:
+            from xenwarden_guest.vsem.looks import Looks  # noqa: PLC0415  of no use in a guest
+
+            self._channel.remove(paths.UP_HEADERS_DIR, now_s)  # of an agent before this one
+            self._looks, self._looked_s = (looks := Looks(self._roots)), now_s
+        for node in looks.obey(message, self._sensor.network.networks, now_s):
+            self._channel.remove(node, now_s)
+
+    def _look_at_others(self, looks: Looks, now_s: float) -> bool:
+        """Tell what was seen of other domains where it is time; return whether it was."""
+        if now_s >= looks.until_s:
+            for node in looks.close():
+                self._channel.remove(node, now_s)
+            self._looks = None
+            return True
+        if now_s < self._looked_s + self._order.level2_s:
+            return False
+        self._looked_s = now_s
+        self._seq += 1
+        for node, value in looks.finish(self._seq, now_s):
+            self._channel.write(node, value, now_s)
+        return True
 
     def _peek(self, now_s: float) -> bool:
         """Look at the network; report where this interval is an anomaly whatever comes."""

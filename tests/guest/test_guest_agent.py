@@ -294,8 +294,29 @@ def test_in_dom0_it_writes_to_dom0s_home(world: World, root: Path) -> None:
             time.sleep(0.02)
             continue
         assert parse(raw, "report").fields["level"] == "1"
-        return
-    raise AssertionError("no report of dom0")
+        break
+    else:
+        raise AssertionError("no report of dom0")
+
+    # Of an earlier agent; and a domain that has no vif here.
+    world.dom0.write("/local/domain/0/data/xenwarden/headers/4", b"old")
+    world.dom0.mkdir("/local/domain/0/xenwarden")
+    order = encode("order", 1, {"level": "1", "level1_s": 0.3, "level2_s": 0.3, "level2_max_s": 60})
+    world.dom0.write("/local/domain/0/xenwarden/order", order)
+    world.dom0.write("/local/domain/0/xenwarden/look", encode("look", 2, {"domids": "32000", "for": 60}))
+    while time.monotonic() < until:
+        try:
+            seen = parse(world.dom0.read("/local/domain/0/data/xenwarden/headers/32000"), "headers")
+        except StoreError:
+            time.sleep(0.02)
+            continue
+        break
+    assert seen.fields["missing"] == "interfaces"
+    assert "tx_syn_pps" not in seen.fields
+    world.dom0.write("/local/domain/0/xenwarden/look", encode("look", 3, {"domids": "", "for": 60}))
+    while time.monotonic() < until and world.dom0.directory("/local/domain/0/data/xenwarden/headers"):
+        time.sleep(0.02)
+    assert world.dom0.directory("/local/domain/0/data/xenwarden/headers") == []
 
 
 def test_it_loads_nothing_that_it_does_not_need() -> None:

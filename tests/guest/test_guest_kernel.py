@@ -96,6 +96,20 @@ def test_an_interface_that_is_down_is_nothing_missing_and_counts_again_when_up()
     assert found["failed_after"] == []
 
 
+def test_dom0_sees_on_order_what_each_domain_really_sends() -> None:
+    found = in_namespace("looks")
+    one, two = found["1"], found["2"]
+    assert one["missing"] == two["missing"] == ""
+    assert (one["tx_syn_pps"], one["rx_syn_pps"]) == (20, 10)  # the broadcast ones count, too
+    assert (two["tx_syn_pps"], two["rx_syn_pps"]) == (10, 20)
+    assert one["tx_dests"] == one["rx_sources"] == 1
+    assert one["tx_top_share"] == 1
+    assert found["3"]["missing"] == "interfaces"
+    assert "tx_syn_pps" not in found["3"]
+    assert found["let go"] == ["data/xenwarden/headers/2", "data/xenwarden/headers/3"]
+    assert found["after"] == ["data/xenwarden/headers/1"]
+
+
 def test_in_dom0_what_the_bridge_forwards_for_guests_is_not_dom0s_own() -> None:
     found = in_namespace("bridge")
     assert "xenbr0" in found["chosen"]

@@ -49,6 +49,7 @@ _BRIEF = tuple(signals.names(signals.VSEM, signals.VREM))  # what an agent can c
 _HISTORY_EVERY_S = 60.0  # a guest's brief history changes slowly
 _HISTORY_SPREAD_S = 30
 _SAVE_EVERY_S = 60.0
+_SAVE_HOURS_EVERY_S = 3600.0  # several kB of each VM, which change slowly
 _COMPLAIN_EVERY_S = 60.0
 _THROTTLED_S = 60.0  # writes that a held transaction slows down still come more often than this
 _SETTLE_S = 10.0  # after domains came or went, limits of new ones are looked after between ticks too
@@ -116,6 +117,7 @@ class Warden:
         self._last_tick_s = self.started_s
         self._settle_until_s = self.started_s
         self._next_save_s = 0.0
+        self._next_hours_s = self.started_s + _SAVE_HOURS_EVERY_S
         self._next_complaint_s: dict[str, float] = {}
         self.publish_recording: Callable[[list[str]], bool] = lambda _lines: False
         self._recorder: Recorder | None = None
@@ -183,6 +185,11 @@ class Warden:
                 if self.policy.vm(u, guest.info.name).fail_safe is FailSafe.RELEASE
             ],
         )
+
+    def save_all(self) -> None:
+        """Keep what is kept seldom, too: the daemon ends, or something was dropped of it."""
+        self._next_hours_s = float("-inf")
+        self.save()
 
     def close(self) -> None:
         """Close the database, the journals and what HREM reads."""
@@ -261,6 +268,9 @@ class Warden:
         infos = [guest.info for guest in vms.values()]
         self.signals = self.hrem.collect(infos, now_s, self._police_drops(infos))
         for guest in vms.values():
+            if guest.info.domid in self.tracker.headers.wanted:
+                seen = self.tracker.headers.signals(guest.info.domid, now_s, self.policy.levels.level2_s)
+                self.signals[guest.info.uuid].update(seen)
             if guest.inbox.asked_s:
                 self.signals[guest.info.uuid]["ask_ps"] = guest.inbox.ask_ps(now_s)
         self.idle.note(self.signals, self.policy.sprawl, self.clock.unix())
@@ -409,7 +419,24 @@ class Warden:
                 brief = self.history.brief(uuid, _BRIEF)
                 fields = {"learnt": "1" if brief.learnt else "0", **brief.upper}
                 guest.down.want(paths.DOWN_HISTORY, fields)
+        self._order_looks(now_s)
         self.tracker.write()
+
+    def _order_looks(self, now_s: float) -> None:
+        """Have dom0's own agent look at the VMs of level 2, first at those whose own agent does not speak."""
+        dom0 = self.tracker.guests.get(0)
+        if dom0 is None:
+            return
+        suspects = [
+            guest
+            for guest in self.tracker.guests.values()
+            if not guest.info.service and self.applier.ordered.get(guest.info.uuid) is Level.TWO
+        ]
+        suspects.sort(key=lambda guest: self.agent_state(guest) is AgentState.ALIVE)
+        order = self.tracker.headers.want([guest.info.domid for guest in suspects], now_s)
+        if order is not None:
+            dom0.down.want(paths.DOWN_LOOK, order)
+            dom0.down.again(paths.DOWN_LOOK)
 
     # --- state that outlives the daemon ------------------------------------------------------------
 
@@ -428,7 +455,11 @@ class Warden:
         for uuid in self.history.uuids():
             if uuid not in known:  # of the VMs that are gone, only the latest are kept
                 self.history.forget(uuid)
-        self.database.save("history", {vm: self.history.dump(vm) for vm in self.history.uuids()}, unix_s)
+        histories = {vm: self.history.dump(vm, hours=False) for vm in self.history.uuids()}
+        self.database.save("history", histories, unix_s)
+        if (now_s := self.clock.monotonic()) >= self._next_hours_s:
+            self._next_hours_s = now_s + _SAVE_HOURS_EVERY_S
+            self.database.save("hours", {vm: self.history.dump_hours(vm) for vm in histories}, unix_s)
         self.database.save("known", known, unix_s)
         self.database.save("idle", self.idle.dump(), unix_s)
 
@@ -442,6 +473,7 @@ class Warden:
         """Take over what an earlier daemon kept; a part that cannot be read begins anew, and is told."""
         parts: tuple[tuple[str, Callable[[Any], None]], ...] = (
             ("history", self._restore_history),
+            ("hours", self._restore_hours),
             ("hsem", self.hsem.restore),
             ("ledger", self.ledger.restore),
             ("known", self.tracker.restore),
@@ -459,6 +491,10 @@ class Warden:
     def _restore_history(self, kept: Mapping[str, Any]) -> None:
         for uuid, data in kept.items():
             self.history.restore(uuid, data, self.clock.monotonic())
+
+    def _restore_hours(self, kept: Mapping[str, Any]) -> None:
+        for uuid in kept.keys() & self.history.uuids():
+            self.history.restore_hours(uuid, kept[uuid])
 
     # --- orders of an operator ---------------------------------------------------------------------
 
@@ -565,7 +601,7 @@ class Warden:
         self.ledger.forget(uuid)
         self.hsem.forget(uuid)
         self.tracker.forget(uuid)
-        self.save()
+        self.save_all()
 
     def agent_state(self, guest: Guest) -> AgentState:
         """Return how dom0 stands with a guest's agent now."""

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from xenwarden_host.hsem.turn import case_of, sentence
 from xenwarden_host.policy.model import RuleKind
-from xenwarden_host.records import LiftLimit, LimitKey, LimitKind, SetLimit
+from xenwarden_host.records import AgentState, LiftLimit, LimitKey, LimitKind, SetLimit, VmType
 
 if TYPE_CHECKING:
     from xenwarden_host.hrem.history import History
@@ -41,6 +41,8 @@ class Limiter:
         wanted: dict[LimitKey, int] = {}
         reasons: dict[str, None] = {}
         for finding in case_of(vm).of(RuleKind.ORIGINATED):
+            if finding.alone and not vm.limits and self._kind_follows(turn):
+                continue
             for key in finding.limits:
                 if key in vm.limits:
                     wanted[key] = vm.limits[key]
@@ -49,6 +51,20 @@ class Limiter:
                     reasons[sentence(finding.evidence)] = None
         why = "; ".join(reasons) or "it was another kind of activity"
         return self.set(vm, wanted, why, provisional=True)
+
+    def _kind_follows(self, turn: Turn) -> bool:
+        """Tell whether dom0's own agent is about to say of what kind the packets are that were found.
+
+        Then one kind is limited instead of all that it might be, and its proof is seen before that hides it.
+        """
+        waited_s = turn.sight.now_s - case_of(turn.vm).opened_s
+        return (
+            not turn.sight.seen
+            and waited_s < self._policy.watch.look_s
+            and any(
+                view.vm_type is VmType.DOM0 and view.agent is AgentState.ALIVE for view in turn.snapshot.vms
+            )
+        )
 
     def set(self, vm: Vm, wanted: dict[LimitKey, int], why: str, *, provisional: bool) -> list[Action]:
         """Return what makes `wanted` the VM's limits."""

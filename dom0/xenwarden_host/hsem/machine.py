@@ -86,7 +86,11 @@ class Machine:
         """Yield the rules that fire now, and whether that is enough to raise (hysteresis)."""
         vm, now_s, detect = turn.vm, turn.sight.now_s, self._policy.detect
         over = turn.sight.over
+        nothing_stands = vm.case is None and not (vm.streaks or vm.told or vm.distrusted)
         for rule in rules:
+            # Asked of all VMs at each tick, and nearly always answered so.
+            if nothing_stands and rule.gate is not None and rule.gate.isdisjoint(over):
+                continue
             if not turn.hears(rule):
                 # What it began to see before the agent spoke would stand for ever, and keep the VM unlearnt.
                 vm.streaks.pop(rule.spec.name, None)
@@ -454,4 +458,4 @@ def _informed(turn: Turn) -> bool:
 
 def _span_s(turn: Turn, rule: Rule) -> float:
     """Return how much time is covered by what the rule sees in this tick."""
-    return turn.vm.covered_s if rule.by_report else turn.vm.counted_s
+    return turn.vm.covered_s if rule.by_report and turn.fresh else turn.vm.counted_s

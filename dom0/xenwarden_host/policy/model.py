@@ -245,6 +245,7 @@ class Watch:
     min_observations: int
     min_hits: int
     calm_s: float
+    look_s: float
     answer_wait_s: float
     acquit_s: float
     max_s: float
@@ -286,6 +287,7 @@ class HistoryPolicy:
     floor: float
     ceiling: float
     rise_per_day: float
+    hour_s: float
     memory_s: float
     near_capacity_pct: float
     forget_s: float

@@ -110,6 +110,10 @@ class Monitor:
         if len(found) > interfaces.MAX_INTERFACES:
             self.failed.add("interfaces")
             found = found[: interfaces.MAX_INTERFACES]
+        self.follow(found)
+
+    def follow(self, found: list[Interface]) -> None:
+        """Look at these interfaces from now on."""
         wanted = {interface.index: interface for interface in found}
         for index, watched in list(self._watched.items()):
             if wanted.get(index) != watched.interface:
@@ -214,6 +218,14 @@ class Monitor:
         A collector that failed meanwhile takes its signals with it: part of a sum is no sum.
         """
         found = self._interface_rates(seconds)
+        found.update(self.packets(seconds))
+        dests = self._tx.top(found.get("tx_pps", 0.0), found.get("tx_syn_pps", 0.0))
+        sources = self._rx.top(found.get("rx_pps", 0.0), found.get("rx_syn_pps", 0.0))
+        return found, dests, sources, self.start()
+
+    def packets(self, seconds: float) -> dict[str, float]:
+        """Return the signals of packets by class and of their headers, of the `seconds` since `start`."""
+        found: dict[str, float] = {}
         if "headers" not in self.failed and self._sums and seconds > 0:
             found.update(self._class_rates(seconds))
             found["tx_dests"] = float(self._tx.distinct())
@@ -222,11 +234,13 @@ class Monitor:
             external = self._tx.external_share()
             if external is not None:
                 found["tx_external_share"] = external
-        dests = self._tx.top(found.get("tx_pps", 0.0), found.get("tx_syn_pps", 0.0))
-        sources = self._rx.top(found.get("rx_pps", 0.0), found.get("rx_syn_pps", 0.0))
+        return found
+
+    def start(self) -> list[str]:
+        """Begin to add up anew, and return what failed until now."""
         failed = sorted(self.failed)
         self._start()
-        return found, dests, sources, failed
+        return failed
 
     def close(self) -> None:
         """Give all sockets back."""
