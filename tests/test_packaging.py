@@ -4,8 +4,12 @@
 from __future__ import annotations
 
 import re
+import shutil
+import subprocess
 import tomllib
 from pathlib import Path
+
+import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
 DEBIAN = ROOT / "ci/packaging/debian"
@@ -26,3 +30,16 @@ def test_groups_of_the_built_in_policy_are_made_and_go_with_a_purge() -> None:
     made = set(re.findall(r"^g (\S+) ", sysusers, re.MULTILINE))
     purged = set(re.findall(r"xenwarden-[a-z]+", (DEBIAN / "xenwarden-dom0.postrm").read_text()))
     assert made == purged == named
+
+
+@pytest.mark.skipif(not shutil.which("systemd-analyze"), reason="there is no systemd-analyze")
+@pytest.mark.parametrize("unit", sorted(ROOT.glob("dom*/systemd/*.service")), ids=lambda unit: unit.stem)
+def test_units_are_exposed_to_little(unit: Path) -> None:
+    """Systemd's own measure, 0 to 10, is below 4."""
+    done = subprocess.run(
+        ["systemd-analyze", "security", "--offline=true", "--threshold=39", "--no-pager", unit],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr

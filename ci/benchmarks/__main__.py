@@ -34,10 +34,11 @@ def main() -> int:
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the figures as a JSON list")
     parser.add_argument("--full", action="store_true", help="verdicts: 1,000 VM-days in place of 100")
     parser.add_argument("--profiles", type=Path, metavar="FILE", help="verdicts: VMs of other profiles")
+    parser.add_argument("--picture", type=Path, metavar="FILE", help="verdicts: draw them as SVG")
     args = parser.parse_args()
-    options = {"full": args.full, "profiles": args.profiles}
+    options = {"full": args.full, "profiles": args.profiles, "picture": args.picture}
     if any(options.values()) and "verdicts" not in args.group:
-        parser.error("--full and --profiles are for the group verdicts")
+        parser.error("--full, --profiles and --picture are for the group verdicts")
     if args.profiles and not args.profiles.is_file():
         parser.error(f"there is no file {args.profiles}")
     figures: list[Figure] = []

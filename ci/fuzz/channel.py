@@ -12,21 +12,13 @@ replay them. To renew it:
 
 from __future__ import annotations
 
-import hashlib
 import math
-import sys
-from pathlib import Path
-from typing import TYPE_CHECKING
 
-if TYPE_CHECKING:
-    from collections.abc import Callable
-    from types import FrameType
+from fuzz import ROOT, require
+from xenwarden_channel import errors, messages, paths, wire
+from xenwarden_host.daemon import guests
 
-    Tracer = Callable[[FrameType, str, object], "Tracer | None"]
-
-ROOT = Path(__file__).parents[2]
 CORPUS = ROOT / "tests" / "channel" / "fuzz_corpus"
-WORK = ROOT / ".cache" / "fuzz" / "channel"
 MAX_INPUT = 4400  # a little more than one packet
 
 
@@ -107,87 +99,4 @@ def check_small(data: bytes) -> None:
     require(number is None or 0 <= number <= messages.MAX_NUMBER, "number")
 
 
-def require(condition: bool, what: str) -> None:
-    """Raise where a promise is broken."""
-    if not condition:
-        raise AssertionError(what)
-
-
-def main() -> None:
-    """Run the fuzzer, or with `keep` put the inputs that matter into the corpus."""
-    WORK.mkdir(parents=True, exist_ok=True)
-    word = sys.argv[1] if len(sys.argv) > 1 else "60"
-    if word == "keep":
-        keep()
-        return
-    arguments = [
-        sys.argv[0],
-        f"-max_len={MAX_INPUT}",
-        "-timeout=5",
-        "-rss_limit_mb=512",
-        f"-max_total_time={int(word)}",
-        f"-dict={ROOT / 'ci' / 'fuzz' / 'channel.dict'}",
-        f"-artifact_prefix={WORK}/",
-        str(WORK),
-        str(CORPUS),
-    ]
-    atheris.Setup(arguments, check)
-    atheris.Fuzz()
-
-
-def keep() -> None:
-    """Renew the corpus: of all inputs, shortest first, those that go a way through the code not gone before.
-
-    libFuzzer's own merge keeps ten times as many, for counts of loops that say little here.
-    """
-    known = {path.read_bytes() for directory in (WORK, CORPUS) for path in directory.iterdir()}
-    gone: set[tuple[str, int, int]] = set()
-    kept = []
-    for data in sorted(known, key=lambda data: (len(data), data)):
-        ways = steps(data)
-        if ways - gone:
-            gone |= ways
-            kept.append(data)
-    for path in CORPUS.iterdir():
-        path.unlink()
-    for data in kept:
-        (CORPUS / hashlib.sha256(data).hexdigest()[:16]).write_bytes(data)
-    print(f"{len(kept)} inputs, {sum(map(len, kept))} bytes")
-
-
-def steps(data: bytes) -> set[tuple[str, int, int]]:
-    """Return the steps from line to line that one input takes through our code."""
-    found: set[tuple[str, int, int]] = set()
-    last = 0
-
-    def trace(frame: FrameType, event: str, _argument: object) -> Tracer | None:
-        nonlocal last
-        if "xenwarden_" not in frame.f_code.co_filename:
-            return None
-        if event == "line":
-            found.add((frame.f_code.co_filename, last, frame.f_lineno))
-            last = frame.f_lineno
-        return trace
-
-    sys.settrace(trace)
-    try:
-        check(data)
-    finally:
-        sys.settrace(None)
-    return found
-
-
-if __name__ == "__main__":
-    import atheris
-
-    with atheris.instrument_imports(include=["xenwarden_channel", "xenwarden_host.daemon.guests"]):
-        from xenwarden_channel import errors, messages, paths, wire
-        from xenwarden_host.daemon import guests
-else:
-    from xenwarden_channel import errors, messages, paths, wire
-    from xenwarden_host.daemon import guests
-
 TARGETS = (check_message, check_records, check_wire, check_small)
-
-if __name__ == "__main__":
-    main()

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import yaml
 
+from vmdays.peers import Aim, told
 from xenwarden_host.policy.load import defaults
 
 if TYPE_CHECKING:
@@ -34,6 +35,7 @@ ANSWERS = {
 # and what it adds for each of those; what of it comes back. Strength 1 is the 95th percentile of the
 # VM's own signal, or LEAST of the prior where the VM's own is next to nothing.
 LEAST = 0.5
+_TARGET = 100_000  # beyond all addresses of ordinary life
 FAMILIES: dict[str, tuple[str, str, dict[str, float]]] = {
     "syn-flood": (
         "attacker",
@@ -110,6 +112,7 @@ class _Vm:
         self._profile = profile
         self._dice = dice
         self._interval_s = interval_s
+        self.destinations: list[list[str | float]] | None = None  # of the last line
         self._scale = profile["spread"] ** dice.uniform(-1, 1)
         self._events = []
         for event in profile.get("events", {}).values():
@@ -135,7 +138,8 @@ class _Vm:
         # Longer intervals average over what short ones show.
         sigma = profile["noise"] / math.sqrt(max(1.0, self._interval_s / 30))
         together = dice.gauss(0, sigma / 2)
-        out = {}
+        out: dict[str, float] = {}
+        aims = []
         for name, most in profile["signals"].items():
             share = 1.0 if name == "tx_top_share" else load
             out[name] = most * share * self._scaled(name) * math.exp(together + dice.gauss(0, sigma / 2))
@@ -150,8 +154,19 @@ class _Vm:
                 for name, times in event.get("times", {}).items():
                     out[name] *= times
                 size = math.exp(dice.gauss(0, 0.15))
-                for name, adds in event.get("adds", {}).items():
+                adds_of = event.get("adds", {})
+                for name, adds in adds_of.items():
                     out[name] += adds * size
+                hosts = event.get("hosts", 1)
+                aims.append(
+                    Aim(
+                        size * adds_of.get("tx_pps", 0),
+                        size * adds_of.get("tx_syn_pps", 0),
+                        90_000,
+                        hosts,
+                        port=443,
+                    )
+                )
         for episode, adds in self.attacks:
             if episode.begin_s < t <= episode.end_s:
                 key, also = FAMILIES[episode.family][1:]
@@ -159,12 +174,37 @@ class _Vm:
                 out[key] += size
                 for name, each in also.items():
                     out[name] += size * each
-                if episode.truth == "attacker" and key != "tx_dests":
+                aim = _aim(episode, size, also)
+                aims.append(aim)
+                if aim.addresses > 1 and key != "tx_dests":
+                    out["tx_dests"] += min(aim.addresses, size * self._interval_s)
+                elif episode.truth == "attacker" and key != "tx_dests":
                     out["tx_top_share"] = max(out["tx_top_share"], size / max(out["tx_pps"], size))
                 out["cpu_pct"] += 5
         out["cpu_pct"] = min(out["cpu_pct"], 100.0)
         out["tx_top_share"] = min(out["tx_top_share"], 1.0)
+        # An agent tells more while there is more than ordinary life.
+        self.destinations = told(out, aims, self._dice) if aims else None
         return out
+
+
+def _aim(episode: Episode, size: float, also: Mapping[str, float]) -> Aim:
+    """Return where an attack's packets go."""
+    pps = size * also["tx_pps"]
+    match episode.family:
+        case "syn-flood":
+            return Aim(pps, size, _TARGET, port=80)
+        case "udp-flood":
+            return Aim(pps, 0, _TARGET, protocol="udp", port=53)
+        case "icmp-flood":
+            return Aim(pps, 0, _TARGET, protocol="icmp")
+        case "scan":
+            return Aim(pps, size * also["tx_syn_pps"], _TARGET, 1 << 20, port=22)
+        case "failed-connections" if int(episode.begin_s) % 3 == 0:  # one port of a network's hosts
+            return Aim(pps, size, _TARGET, 254, port=22)
+        case "failed-connections":  # the ports of one host
+            return Aim(pps, size, _TARGET, port=None)
+    return Aim(pps, 0, _TARGET, 1 << 20, port=None)  # answers to whoever is behind it
 
 
 def _attacks(vm: _Vm, dice: random.Random, per_day: int, kinds: Mapping[str, Any]) -> Iterator[Episode]:
@@ -212,5 +252,8 @@ def host_day(
             if values is not None:
                 rounded = {name: round(value, 3) for name, value in values.items()}
                 day.values[vm.name].append((t, rounded))
-                day.lines.append(json.dumps({"t": t, "vm": vm.name, "signals": rounded}).encode())
+                line: dict[str, Any] = {"t": t, "vm": vm.name, "signals": rounded}
+                if vm.destinations:
+                    line["destinations"] = vm.destinations
+                day.lines.append(json.dumps(line).encode())
     return day

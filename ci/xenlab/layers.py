@@ -52,12 +52,7 @@ def get() -> Images:
 
 def _product(bottom: base.Base) -> Path:
     ignore = shutil.ignore_patterns(*SKIPPED)
-    files = []
-    for name in ROOTS:
-        for directory, directories, names in os.walk(store.REPO / name):
-            left_out = ignore(directory, directories + names)
-            directories[:] = [d for d in directories if d not in left_out]
-            files += [Path(directory) / n for n in names if n not in left_out]
+    files = _files(ROOTS)
     parts = [bottom.path.name, [str(f.relative_to(store.REPO)) for f in sorted(files)]]
     key = store.key_of(parts, [*files, store.HERE / "layers.py"])
 
@@ -73,6 +68,30 @@ def _product(bottom: base.Base) -> Path:
         shutil.rmtree(work / "source")
 
     return store.build("product", key, make)
+
+
+def _files(folders: Sequence[str]) -> list[Path]:
+    """Return all source files below these folders of the repository."""
+    ignore = shutil.ignore_patterns(*SKIPPED)
+    files = []
+    for name in folders:
+        for directory, directories, names in os.walk(store.REPO / name):
+            left_out = ignore(directory, directories + names)
+            directories[:] = [d for d in directories if d not in left_out]
+            files += [Path(directory) / n for n in names if n not in left_out]
+    return sorted(files)
+
+
+def debs() -> Path:
+    """Return the directory with the product's Debian packages, built where they are not there."""
+    files = _files((*ROOTS, "ci/packaging"))
+    key = store.key_of([str(f.relative_to(store.REPO)) for f in sorted(files)], files)
+
+    def make(work: Path) -> None:
+        progress.say("building the Debian packages")
+        command([store.REPO / "ci" / "package", "-o", work], "Building the Debian packages")
+
+    return store.build("debs", key, make)
 
 
 def _wheel(source: Path, target: Path) -> None:

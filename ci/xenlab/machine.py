@@ -69,6 +69,7 @@ class Lab:
                 self.images.key,
                 self.hardware.arguments(),
                 dataclasses.asdict(self.machine),
+                layers.debs().name if self.machine.host.packages else "",
             ],
             [store.HERE / "machine.py", store.HERE / "qemu.py"],
         )
@@ -228,6 +229,11 @@ class Lab:
         # As Xen's own advice for hosts with busy guests: a starved dom0 starves netback and xenstored.
         self.link.check(f"xl sched-{host.scheduler} -d 0 -w {host.weight}")
         self.link.put("/etc/hosts", "".join(f"{h}\n" for h in hosts).encode())
+        if host.packages:
+            # Nothing but Debian is left: not what the wheels installed.
+            self.link.check("umount /usr/local; mkdir -p /root/dist")
+            for package in layers.debs().glob("*.deb"):
+                self.link.put(f"/root/dist/{package.name}", package.read_bytes())
         if not host.xenwarden:
             return
         if host.policy is not None:
@@ -239,8 +245,10 @@ class Lab:
                 self.link.check(f"setsid {command} </dev/null >>/var/log/{command}.log 2>&1 &")
 
     def _create(self, guest: Guest) -> None:
-        path = f"/etc/xen/{guest.name}.cfg"
-        config = _xl_config(guest, self.machine.guests, agent=guest.agent and self.machine.host.xenwarden)
+        path, host = f"/etc/xen/{guest.name}.cfg", self.machine.host
+        config = _xl_config(
+            guest, self.machine.guests, agent=guest.agent and (host.xenwarden or host.packages)
+        )
         self.link.put(path, config.encode())
         start = time.monotonic()
         result = self.link.run(f"xl create -p {path}", 180)

@@ -200,6 +200,8 @@ class Runner:
         result = link.run(step["run"], step.get("timeout", TIMEOUT_S), **self._fields(step))
         record["status"] = result["status"]
         record["seconds"] = round(result["end_s"] - result["start_s"], 2)
+        if "expect_output" in step:
+            record["output"] = result["output"]
         self._judge(step, record, result["status"], result["output"])
         self._save(step, [(record["t_s"], line) for line in result["output"].splitlines()])
 

@@ -36,6 +36,7 @@ class Host:
     vcpus: int = 1
     weight: int = 512  # dom0's, in a scheduler that gives each guest 256
     xenwarden: bool = True
+    packages: bool = False  # the Debian packages stand in dom0, for the scenario to install
     policy: dict[str, Any] | None = None
     place: Place = Place.ALONE
 

@@ -165,7 +165,7 @@ class Report:
     level: int
     why: str  # the signal that took it to level 2, "ordered", or ""
     over: tuple[str, ...]  # signals over the brief history
-    interval_s: float
+    interval_s: float  # that it covers: as the agent says, and no more than has passed by dom0's clock
     signals: Mapping[str, float]  # VSEM's and VREM's, known names only
     missing: tuple[str, ...]  # signals or collectors that could not be read
     agent_version: str
@@ -174,7 +174,7 @@ class Report:
     agent_up_s: float
     near_max: int  # intervals in which the VM was close to its maximum
     near_max_of: int  # of this many intervals
-    destinations: tuple[Peer, ...] = ()
+    destinations: tuple[Peer, ...] = ()  # at level 2; of a recording without addresses
     sources: tuple[Peer, ...] = ()
 
 
@@ -230,6 +230,7 @@ class VmView:
     held: frozenset[LimitKey] = field(default_factory=frozenset)  # our limits in force
     service: bool = False  # dom0, a stub, driver or store domain
     overflows: tuple[Overflow, ...] = ()
+    passed_s: float = 0.0  # between the agent's last two words, by dom0's clock
 
 
 @dataclass(frozen=True, slots=True)

@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 FORMAT = "xenwarden-state"
 VERSION = 1
 # What the daemon keeps besides the audit log, which stays where it was written.
-_KEPT = ("history", "known", "hsem", "ledger")
+_KEPT = ("history", "hours", "known", "hsem", "ledger")
 _AUDIT = {"audit_rows": 1, "audit_days": 1}  # not written here
 
 

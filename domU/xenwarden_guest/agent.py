@@ -8,11 +8,13 @@ from select import POLLIN, poll
 from time import monotonic, process_time
 
 from xenwarden_channel import paths
+from xenwarden_channel.grants import RESOURCES
 from xenwarden_channel.messages import parse_number
 from xenwarden_guest import report
 from xenwarden_guest.collectors import diskstats, gather, interrupts, meminfo, pressure, read_file, snmp, stat
 from xenwarden_guest.level import STRONG_FACTOR, Order, State, decide, over_history
 from xenwarden_guest.vrem import signals as vrem
+from xenwarden_guest.vrem.pressure import Rules
 from xenwarden_guest.vsem import signals as vsem
 from xenwarden_guest.vsem.headers import Networks
 from xenwarden_guest.vsem.monitor import Monitor
@@ -22,8 +24,10 @@ if TYPE_CHECKING:
     from typing import NoReturn
 
     from xenwarden_channel.messages import Message
+    from xenwarden_guest.asking import Asker
     from xenwarden_guest.channel import Channel
     from xenwarden_guest.collectors import Roots
+    from xenwarden_guest.vsem.looks import Looks
 
 COLLECTORS = (
     ("snmp", snmp.collect),
@@ -75,14 +79,17 @@ class Sensor:
         self.network.finish(0.0)
         gather(COLLECTORS, roots, self._before)
 
-    def peek(self, now_s: float) -> None:
-        """Look at the network only: cheap enough for every second."""
-        self.network.look(now_s - self._looked_s)
-        self._looked_s = now_s
+    def peek(self, now_s: float) -> bool:
+        """Look at the network only, cheap enough for every second; return whether there is anything new."""
+        return self._look(now_s, glance=True)
+
+    def _look(self, now_s: float, *, glance: bool = False) -> bool:
+        seconds, self._looked_s = now_s - self._looked_s, now_s
+        return self.network.look(seconds, glance=glance)
 
     def finish(self, now_s: float) -> Sample:
         """Return what happened since the last sample."""
-        self.peek(now_s)
+        self._look(now_s)
         seconds = now_s - self._since_s
         after: dict[str, int] = {}
         missing = gather(COLLECTORS, self._roots, after)
@@ -103,6 +110,7 @@ class Agent:
     def __init__(self, roots: Roots, channel: Channel, *, management: bool, verbose: bool = False) -> None:
         self._roots = roots
         self._channel = channel
+        self._management = management
         self._verbose = verbose
         self._started_s = now_s = monotonic()
         self._sensor = Sensor(roots, management=management, now_s=now_s)
@@ -116,30 +124,41 @@ class Agent:
         self._reported_s = now_s
         self._report_s = now_s + _FIRST_S
         self._last_ask = ""
+        self._asker: Asker | None = None
+        self._looks: Looks | None = None  # in dom0, while there is anything to look at
+        self._looked_s = 0.0
         self._signals: dict[str, float] = {}
         self._trouble = ""
 
     def run(self) -> NoReturn:
         """Loop for ever."""
         look_s = monotonic()
+        heard = True  # events may be there: they come along with answers, too, and poll does not see these
         while True:
             now_s = monotonic()
-            if self._channel.ready(now_s):
-                self._take(self._channel.events(now_s), now_s)
+            heard |= self._channel.fileno() < 0  # the watch of a new connection fires at once
+            changed = self._channel.events(now_s) if self._channel.ready(now_s) and heard else set()
+            self._take(changed, now_s)
             self._log_trouble()
+            spoke = bool(changed)
             if now_s >= self._report_s:
                 self._report(now_s)
-                look_s = now_s + PEEK_S
+                look_s, spoke = now_s + PEEK_S, True
             elif now_s >= look_s:
-                self._peek(now_s)
+                spoke |= self._peek(now_s)
                 look_s = now_s + PEEK_S
-            self._wait(min(look_s, self._report_s) - monotonic())
+            next_s = min(look_s, self._report_s)
+            if self._looks is not None:
+                spoke |= self._look_at_others(self._looks, monotonic())
+                next_s = min(next_s, self._looked_s + self._order.level2_s)
+            heard = self._wait(0.0 if spoke else next_s - monotonic()) or spoke
 
-    def _wait(self, seconds: float) -> None:
+    def _wait(self, seconds: float) -> bool:
+        """Wait; return whether XenStore has something to say."""
         poller = poll()
         if self._channel.fileno() >= 0:
             poller.register(self._channel.fileno(), POLLIN)
-        poller.poll(max(0.0, seconds) * 1000)
+        return bool(poller.poll(max(0.0, seconds) * 1000))
 
     def _interval_s(self) -> float:
         return self._order.level1_s if self._state.level == 1 else self._order.level2_s
@@ -155,6 +174,13 @@ class Agent:
             message = self._channel.read(paths.DOWN_ORDER, "order", now_s)
             if message is not None and message.seq != self._order.seq:
                 self._obey(message, now_s)
+                self._let_ask(read_rules(message))
+        if paths.DOWN_GRANT in changed and self._asker is not None:
+            self._asker.take_answer(now_s)
+        if paths.DOWN_LOOK in changed and self._management:
+            message = self._channel.read(paths.DOWN_LOOK, "look", now_s)
+            if message is not None:
+                self._obey_look(message, now_s)
         if paths.DOWN_ASK in changed:
             message = self._channel.read(paths.DOWN_ASK, "ask", now_s)
             ask_id = message.fields.get("id", "") if message is not None else ""
@@ -175,12 +201,49 @@ class Agent:
         due_s = self._reported_s + (_FIRST_S if raised else self._interval_s())
         self._report_s = min(self._report_s, max(now_s, due_s))
 
-    def _peek(self, now_s: float) -> None:
-        self._sensor.peek(now_s)
+    def _let_ask(self, rules: Rules) -> None:
+        if self._asker is not None:
+            self._asker.rules = rules
+        elif rules.more:
+            from xenwarden_guest.asking import Asker  # noqa: PLC0415  most VMs have no use for it
+
+            self._asker = Asker(self._channel, rules)
+
+    def _obey_look(self, message: Message, now_s: float) -> None:
+        looks = self._looks
+        if looks is None:
+            from xenwarden_guest.vsem.looks import Looks  # noqa: PLC0415  of no use in a guest
+
+            self._channel.remove(paths.UP_HEADERS_DIR, now_s)  # of an agent before this one
+            self._looks, self._looked_s = (looks := Looks(self._roots)), now_s
+        for node in looks.obey(message, self._sensor.network.networks, now_s):
+            self._channel.remove(node, now_s)
+
+    def _look_at_others(self, looks: Looks, now_s: float) -> bool:
+        """Tell what was seen of other domains where it is time; return whether it was."""
+        if now_s >= looks.until_s:
+            for node in looks.close():
+                self._channel.remove(node, now_s)
+            self._looks = None
+            return True
+        if now_s < self._looked_s + self._order.level2_s:
+            return False
+        self._looked_s = now_s
+        self._seq += 1
+        for node, value in looks.finish(self._seq, now_s):
+            self._channel.write(node, value, now_s)
+        return True
+
+    def _peek(self, now_s: float) -> bool:
+        """Look at the network; report where this interval is an anomaly whatever comes."""
+        if not self._sensor.peek(now_s):
+            return False
         so_far = self._sensor.network.so_far(self._interval_s())
         over = over_history(so_far, self._history)
-        if any(factor >= STRONG_FACTOR for factor in over.values()):
-            self._report(now_s)  # whatever comes, this interval is an anomaly: no need to wait for its end
+        strong = any(factor >= STRONG_FACTOR for factor in over.values())
+        if strong:
+            self._report(now_s)
+        return strong
 
     def _report(self, now_s: float) -> None:
         sample = self._sensor.finish(now_s)
@@ -190,6 +253,8 @@ class Agent:
         self._sensor.network.level = state.level
         self._reported_s = now_s
         self._report_s = now_s + self._interval_s()
+        if self._asker is not None:
+            self._asker.look(sample.signals, now_s)
         if state.level != before.level and self._verbose:
             print(f"level={state.level} why={state.why or 'calm'} over={','.join(state.over)}", flush=True)
         if before.level == 2 and state.level == 1:
@@ -248,6 +313,20 @@ def read_order(message: Message) -> Order:
             setattr(order, name, value)
     order.networks = message.fields.get("networks", "")
     return order
+
+
+def read_rules(message: Message) -> Rules:
+    """Return what an order lets the agent ask for by itself."""
+    rules = Rules()
+    for what in RESOURCES:
+        more = message.number(f"more_{what}")
+        if more and more.is_integer():
+            rules.more[what] = int(more)
+    for name in ("after_s", "every_s"):
+        seconds = message.number(f"more_{name}")
+        if seconds is not None and seconds >= 1:
+            setattr(rules, name, seconds)
+    return rules
 
 
 def own_rss_kb(roots: Roots) -> int:

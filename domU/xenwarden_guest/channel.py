@@ -14,6 +14,7 @@ if TYPE_CHECKING:
 
 _BACK_OFF_FIRST_S = 1.0
 _BACK_OFF_MOST_S = 60.0
+_READ = frozenset((*paths.DOWN, paths.DOWN_LOOK))
 _TOKEN = "down"  # noqa: S105  the watch's, not a secret
 
 
@@ -86,8 +87,7 @@ class Channel:
         except StoreError as error:
             self._failed(error, now_s)
             return set()
-        known = found.intersection(paths.DOWN)
-        return known if known == found else set(paths.DOWN)
+        return found if found <= _READ else set(_READ)
 
     def read(self, path: str, kind: str, now_s: float) -> Message | None:
         """Return dom0's message, None where there is none that can be read."""

@@ -193,13 +193,15 @@ def _request(options: Options, wanted: request.Options, *, management: bool) -> 
 
 def _explain(roots: Roots, store: str, *, management: bool) -> int:
     from xenwarden_channel import paths  # noqa: PLC0415
+    from xenwarden_channel.grants import RESOURCES  # noqa: PLC0415
     from xenwarden_guest import level  # noqa: PLC0415
-    from xenwarden_guest.agent import Sensor, read_order  # noqa: PLC0415
+    from xenwarden_guest.agent import Sensor, read_order, read_rules  # noqa: PLC0415
     from xenwarden_guest.channel import Channel  # noqa: PLC0415
+    from xenwarden_guest.vrem.pressure import Rules, lacks  # noqa: PLC0415
 
     channel = Channel(store, _home(store, management=management))
     history: dict[str, float] = {}
-    order = level.Order()
+    order, rules = level.Order(), Rules()
     if channel.ready(monotonic()):
         message = channel.read(paths.DOWN_HISTORY, "history", monotonic())
         if message is not None:
@@ -211,8 +213,10 @@ def _explain(roots: Roots, store: str, *, management: bool) -> int:
             )
         message = channel.read(paths.DOWN_ORDER, "order", monotonic())
         if message is not None:
-            order = read_order(message)
+            order, rules = read_order(message), read_rules(message)
             print(f"order: level {order.level}")
+            for what, more in rules.more.items():
+                print(f"after {rules.after_s:g} s without enough {what} it asks for {more} {RESOURCES[what]}")
     else:
         print(f"XenStore: {channel.trouble}")
     if not history:
@@ -225,6 +229,8 @@ def _explain(roots: Roots, store: str, *, management: bool) -> int:
         print(
             f"{name} {sample.signals[name]:.1f} is {factor:.1f} times its usual limit of {history[name]:.1f}"
         )
+    short = lacks(sample.signals, ())
+    print("short of " + ", ".join(short) if short else "short of nothing")
     print(f"level {state.level}" + (f", because of {state.why}" if state.why else ", nothing unusual"))
     channel.close()
     return 0

@@ -102,8 +102,8 @@ def ask(store: GuestStore, home: str, what: str, more: int, wait_s: float) -> An
         left_s = until_s - monotonic()
         if left_s <= 0:
             break
-        poller.poll(left_s * 1000)
-        store.events()
+        if not store.events():  # one that came along with the value just read is not seen by poll
+            poller.poll(left_s * 1000)
     # Somebody else may have asked meanwhile: that request is not ours to withdraw.
     if _id(_read(store, request_path, "request")) == request_id:
         store.remove(request_path)

@@ -17,12 +17,15 @@ if TYPE_CHECKING:
     from xenstored_offline import Xenstored
 
 CONTRACT = read_page()
-KINDS = {path.rpartition("/")[2]: path for path in (*paths.UP, *paths.DOWN)}
+# Beside what every domain has: of dom0's own agent.
+UP_OF_DOM0 = {"headers": f"{paths.UP_HEADERS_DIR}/$DOMID"}
+DOWN_OF_DOM0 = {"look": paths.DOWN_LOOK}
+KINDS = {path.rpartition("/")[2]: path for path in (*paths.UP, *paths.DOWN)} | UP_OF_DOM0 | DOWN_OF_DOM0
 
 
 def test_the_page_has_every_path_of_the_code_and_no_other() -> None:
-    up = [f"~/{path}" for path in (paths.UP_DIR, *paths.UP)]
-    down = [f"~/{path}" for path in (paths.DOWN_DIR, *paths.DOWN)]
+    up = [f"~/{path}" for path in (paths.UP_DIR, *paths.UP, paths.UP_HEADERS_DIR, *UP_OF_DOM0.values())]
+    down = [f"~/{path}" for path in (paths.DOWN_DIR, *paths.DOWN, *DOWN_OF_DOM0.values())]
     assert list(CONTRACT.entries) == [*up, *down, f"{paths.TOOL_DIR}/*"]
     assert {CONTRACT.entries[path].tags for path in up} == {"w"}
     assert {CONTRACT.entries[path].tags for path in down} == {""}
@@ -42,10 +45,14 @@ def test_every_signal_of_a_guest_is_on_the_page_with_unit_and_meaning() -> None:
         for name, (source, unit, meaning) in signals.SIGNALS.items()
         if source in (signals.VSEM, signals.VREM)
     }
+    headers = CONTRACT.entries[f"~/{UP_OF_DOM0['headers']}"]
+    assert headers.signals == {name: report.signals[name] for name in signals.HEADERS}
 
 
 def test_resources_outcomes_and_reasons_of_grants_are_those_of_the_code() -> None:
     request, grant = (CONTRACT.entries[f"~/{path}"] for path in (paths.UP_REQUEST, paths.DOWN_GRANT))
+    order = CONTRACT.entries[f"~/{paths.DOWN_ORDER}"]
+    assert {f"more_{what}" for what in grants.RESOURCES} <= order.fields.keys()
 
     def choices(values: str) -> list[str]:
         return re.findall(r'"([^"]*)"', values)
@@ -64,6 +71,7 @@ def test_the_limits_are_those_of_the_code() -> None:
         "characters of a name": messages.MAX_NAME,
         "characters of a value": messages.MAX_VALUE,
         "highest `seq`": messages.MAX_SEQ,
+        "domains in a look": paths.MAX_LOOKS,
     }
 
 
@@ -78,6 +86,7 @@ def test_every_field_can_be_sent() -> None:
         "LIMITS": "cap,vif-pps/syn",
         "WORD": "0.1.0",
         "NETWORKS": "10.0.0.0/8,2001:db8::/32",
+        "DOMIDS": "1,32751",
         "PEER": "2001:db8::1,tcp,443,123456.5,12.5",
     }
     for entry in CONTRACT.entries.values():
@@ -103,6 +112,7 @@ def test_every_field_can_be_sent() -> None:
         ("NAMES", "a,,b"),
         ("LIMITS", "vif-pps/syn/ack"),
         ("NETWORKS", "10.0.0.1"),
+        ("DOMIDS", "1,-2"),
         ("PEER", "10.0.0.1,tcp,70000,1,1"),
         ("PEER", "10.0.0.1,tcp,443,1"),
         ('("1" | "2")', "3"),

@@ -14,8 +14,11 @@ from pathlib import Path
 
 import frames
 
+from xenwarden_channel.messages import Message, parse
 from xenwarden_guest.collectors import Roots, interfaces
 from xenwarden_guest.vsem import bpf
+from xenwarden_guest.vsem.headers import Networks
+from xenwarden_guest.vsem.looks import Looks
 from xenwarden_guest.vsem.monitor import Monitor
 from xenwarden_guest.vsem.sockets import ClassCounter, HeaderSampler
 
@@ -53,7 +56,9 @@ def each_frame() -> dict[str, object]:
     for name, (frame, _kind) in frames.FRAMES.items():
         for way in ("sent", "received"):
             counter.read()
+            was_idle = sampler.is_idle
             sockets[way].send(frame)
+            is_idle = sampler.is_idle
             classes = dict(zip(bpf.CLASSES, counter.read(), strict=True))
             headers = [header for sent, header in sampler.read() if sent == (way == "sent")]
             ring = bytes(sampler._ring or b"")
@@ -64,6 +69,7 @@ def each_frame() -> dict[str, object]:
                     if count and key not in ("none", "tx_other", "rx_other")
                 },
                 "headers": [base64.b64encode(header).decode() for header in headers],
+                "idle": [was_idle, is_idle],
                 "leaked": frames.PAYLOAD[:8] in ring,
             }
     return out
@@ -91,7 +97,7 @@ def flood(distinct: int, seed: int) -> dict[str, object]:
                 out.send(frames.ethernet(frames.V4, syn))
                 out.send(bulk)
                 sent += 2
-            monitor.look(1.0)
+            monitor.look(1.0, glance=True)
         signals, top, _sources, _failed = monitor.finish(5.0)
     monitor.close()
     return {
@@ -128,8 +134,8 @@ def down_and_up() -> dict[str, object]:
     return out
 
 
-def bridged() -> dict[str, object]:
-    """Be dom0 with a bridge between two guests; return the signals of forwarded and of own frames."""
+def make_bridge() -> None:
+    """Be dom0 with a bridge between two guests, whose ends are `far1` and `far2`."""
     # No neighbour discovery of the kernel's between our frames, and no group that a snooping bridge joins.
     Path("/proc/sys/net/ipv6/conf/default/disable_ipv6").write_text("1")
     ip("link", "add", "xenbr0", "address", MAC_BRIDGE, "type", "bridge", "mcast_snooping", "0")
@@ -142,6 +148,39 @@ def bridged() -> dict[str, object]:
     for guest in ("vif1.0", "vif2.0"):
         while Path(f"/sys/class/net/{guest}/brport/state").read_text() != "3\n":  # forwarding
             time.sleep(0.01)
+
+
+def looks() -> dict[str, object]:
+    """Look at the two guests by order; return what is seen of each, and what is let go by the next order."""
+    make_bridge()
+    first, second = (bytes([2, 0, 0, 0, 0, number]) for number in (0x51, 0x52))
+    syn = frames.ipv4(6, frames.tcp(frames.SYN))
+
+    def frame(source: bytes, dest: bytes) -> bytes:
+        return frames.ethernet(frames.V4, syn, source=source, dest=dest)
+
+    guests = raw("far1"), raw("far2")
+    guests[0].send(frame(first, b"\xff" * 6))  # the bridge learns who is where
+    guests[1].send(frame(second, b"\xff" * 6))
+    found = Looks(Roots())
+    found.obey(Message("look", 1, {"domids": "1,2,3", "for": "60"}), Networks(), 10.0)
+    for _ in range(10):
+        guests[0].send(frame(first, second))
+        guests[1].send(frame(second, first))
+        guests[0].send(frame(first, b"\xff" * 6))
+    out: dict[str, object] = {}
+    for node, value in found.finish(2, 11.0):
+        message = parse(value, "headers")
+        out[node.rpartition("/")[2]] = {**message.numbers(), "missing": message.fields["missing"]}
+    out["let go"] = found.obey(Message("look", 3, {"domids": "1", "for": "60"}), Networks(), 12.0)
+    out["after"] = [node for node, _value in found.finish(4, 12.0)]
+    found.close()
+    return out
+
+
+def bridged() -> dict[str, object]:
+    """Return the signals of frames that the bridge forwards and of dom0's own."""
+    make_bridge()
     first, second = (bytes([2, 0, 0, 0, 0, number]) for number in (0x51, 0x52))
     own = bytes.fromhex(MAC_BRIDGE.replace(":", ""))
     syn = frames.ipv4(6, frames.tcp(frames.SYN))
@@ -211,7 +250,9 @@ def main() -> None:
                 ["nsenter", "-t", str(far.pid), "-n", "ip", "link", "set", "there", "up"], check=True
             )
             ip("link", "set", "here", "arp", "off", "up")
-            if sys.argv[1] == "bridge":
+            if sys.argv[1] == "looks":
+                result = looks()
+            elif sys.argv[1] == "bridge":
                 result = bridged()
             elif sys.argv[1] == "flood":
                 result = [flood(int(sys.argv[2]), seed) for seed in range(int(sys.argv[3]))]

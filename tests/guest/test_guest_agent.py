@@ -294,8 +294,29 @@ def test_in_dom0_it_writes_to_dom0s_home(world: World, root: Path) -> None:
             time.sleep(0.02)
             continue
         assert parse(raw, "report").fields["level"] == "1"
-        return
-    raise AssertionError("no report of dom0")
+        break
+    else:
+        raise AssertionError("no report of dom0")
+
+    # Of an earlier agent; and a domain that has no vif here.
+    world.dom0.write("/local/domain/0/data/xenwarden/headers/4", b"old")
+    world.dom0.mkdir("/local/domain/0/xenwarden")
+    order = encode("order", 1, {"level": "1", "level1_s": 0.3, "level2_s": 0.3, "level2_max_s": 60})
+    world.dom0.write("/local/domain/0/xenwarden/order", order)
+    world.dom0.write("/local/domain/0/xenwarden/look", encode("look", 2, {"domids": "32000", "for": 60}))
+    while time.monotonic() < until:
+        try:
+            seen = parse(world.dom0.read("/local/domain/0/data/xenwarden/headers/32000"), "headers")
+        except StoreError:
+            time.sleep(0.02)
+            continue
+        break
+    assert seen.fields["missing"] == "interfaces"
+    assert "tx_syn_pps" not in seen.fields
+    world.dom0.write("/local/domain/0/xenwarden/look", encode("look", 3, {"domids": "", "for": 60}))
+    while time.monotonic() < until and world.dom0.directory("/local/domain/0/data/xenwarden/headers"):
+        time.sleep(0.02)
+    assert world.dom0.directory("/local/domain/0/data/xenwarden/headers") == []
 
 
 def test_it_loads_nothing_that_it_does_not_need() -> None:
@@ -304,3 +325,69 @@ def test_it_loads_nothing_that_it_does_not_need() -> None:
     loaded = set(out.split())
     assert "xenwarden_guest.vsem.monitor" in loaded
     assert loaded & UNWANTED == set()
+
+
+ASKS = {
+    "level": 1,
+    "level1_s": 0.3,
+    "level2_s": 0.3,
+    "level2_max_s": 60,
+    "more_after_s": 1,
+    "more_every_s": 1,
+}
+
+
+def starve(world: World) -> None:
+    """Have the VM be short of memory."""
+    proc = world.root / "proc"
+    proc.unlink()
+    proc.mkdir()
+    for entry in ("net", "stat", "diskstats", "pressure", "self"):
+        (proc / entry).symlink_to(f"/proc/{entry}")
+    (proc / "meminfo").write_text("MemTotal: 1000 kB\nMemAvailable: 10 kB\nSwapTotal: 0 kB\nSwapFree: 0 kB\n")
+
+
+def test_under_pressure_it_asks_for_what_dom0_lets_it_and_takes_the_answer(world: World) -> None:
+    starve(world)
+    world.make_down()
+    world.tell("grant", 1, id=7, outcome="granted", what="weight", more=64, why="")
+    world.tell("order", 1, **ASKS, more_memory=65536)
+    agent = world.start()
+    first = world.wait("request", lambda _request: True)
+    assert dict(first.fields) == {"id": "8", "what": "memory", "more": "65536"}
+    world.tell("grant", 2, id=8, outcome="granted", what="memory", more=32768, why="in-part")
+    assert agent.stdout is not None
+    assert (
+        agent.stdout.readline()
+        == "under pressure, asked for more memory: granted: 32768 kB more of the 65536 asked for\n"
+    )
+    assert world.wait("request", lambda request: request.seq > 8).fields["id"] == "9"
+
+
+@one_daemon
+def test_without_dom0s_leave_it_asks_for_nothing(world: World) -> None:
+    starve(world)
+    world.make_down()
+    world.tell("order", 1, **ASKS)
+    world.start()
+    first = world.wait("report", lambda _report: True)
+    world.wait("report", lambda report: report.seq > first.seq + 5)
+    assert world.read("request") is None
+
+
+@one_daemon
+def test_a_request_of_somebody_in_the_vm_is_answered_first(world: World) -> None:
+    starve(world)
+    world.make_down()
+    guest = world.daemon.guest(DOMID)
+    guest.write(paths.UP_REQUEST, encode("request", 3, {"id": 3, "what": "vcpus", "more": 1}))
+    guest.close()
+    world.tell("order", 1, **ASKS, more_memory=65536)
+    world.start()
+    first = world.wait("report", lambda _report: True)
+    world.wait("report", lambda report: report.seq > first.seq + 5)
+    request = world.read("request")
+    assert request is not None
+    assert request.fields["what"] == "vcpus"
+    world.tell("grant", 1, id=3, outcome="denied", what="vcpus", more=0, why="maximum")
+    assert world.wait("request", lambda request: request.seq > 3).fields["what"] == "memory"

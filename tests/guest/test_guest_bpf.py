@@ -47,6 +47,18 @@ def test_each_frame_is_counted_in_its_class_and_direction(name: str) -> None:
     assert class_of(frame, machine.OTHERHOST) == "none"
 
 
+@pytest.mark.parametrize("name", frames.FRAMES)
+def test_at_a_vif_of_dom0_what_comes_in_is_what_the_guest_sends_to_whomever(name: str) -> None:
+    frame, kind = frames.FRAMES[name]
+    code = bpf.classifier(backend=True)
+    for packet_type in (machine.HOST, machine.BROADCAST, machine.OTHERHOST):
+        assert machine.run(code, frame, packet_type) == bpf.CLASSES.index(class_of(frame, machine.OUTGOING))
+    assert machine.run(code, frame, machine.OUTGOING) == bpf.CLASSES.index(class_of(frame, machine.HOST))
+    sampler = bpf.sampler(ALL, ALL, backend=True)
+    taken = machine.run(bpf.sampler(ALL, ALL), frame, machine.OUTGOING)
+    assert machine.run(sampler, frame, machine.OTHERHOST) == taken, kind
+
+
 def test_on_a_bridge_only_own_frames_count() -> None:
     mac = b"\x02\0\0\0\0\x01"
     own, _ = frames.FRAMES["tcp4 syn"]

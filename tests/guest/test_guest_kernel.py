@@ -68,6 +68,7 @@ def test_headers_do_arrive(seen: Any, way: str) -> None:
         if name not in ("lldp", "made-up type", "ipv4 no header", "ipv4 short header")
     ]
     assert [name for name in with_peer if not seen[f"{name}/{way}"]["headers"]] == []
+    assert [name for name in with_peer if seen[f"{name}/{way}"]["idle"] != [True, False]] == []
 
 
 def test_a_flood_to_one_destination_is_counted_exactly_and_named() -> None:
@@ -93,6 +94,20 @@ def test_an_interface_that_is_down_is_nothing_missing_and_counts_again_when_up()
     assert found["failed_while_down"] == []
     assert found["syns_after"] == 1.0
     assert found["failed_after"] == []
+
+
+def test_dom0_sees_on_order_what_each_domain_really_sends() -> None:
+    found = in_namespace("looks")
+    one, two = found["1"], found["2"]
+    assert one["missing"] == two["missing"] == ""
+    assert (one["tx_syn_pps"], one["rx_syn_pps"]) == (20, 10)  # the broadcast ones count, too
+    assert (two["tx_syn_pps"], two["rx_syn_pps"]) == (10, 20)
+    assert one["tx_dests"] == one["rx_sources"] == 1
+    assert one["tx_top_share"] == 1
+    assert found["3"]["missing"] == "interfaces"
+    assert "tx_syn_pps" not in found["3"]
+    assert found["let go"] == ["data/xenwarden/headers/2", "data/xenwarden/headers/3"]
+    assert found["after"] == ["data/xenwarden/headers/1"]
 
 
 def test_in_dom0_what_the_bridge_forwards_for_guests_is_not_dom0s_own() -> None:

@@ -111,7 +111,9 @@ def violations(listing: str) -> list[str]:
 
 
 def _aggregate(short: str) -> str:
-    return "/tool/xenwarden/*" if short.startswith("/tool/xenwarden") else ""
+    if short.startswith("/tool/xenwarden"):
+        return "/tool/xenwarden/*"
+    return re.sub(r"(?<=/headers/)\d+$", "$DOMID", short)
 
 
 def _bad_permissions(entry: Entry, permissions: str, domid: int) -> list[str]:
@@ -183,5 +185,6 @@ _CHECKS: dict[str, Callable[[str], bool]] = {
     "LIMITS": _all(lambda text: 1 <= len(parts := text.split("/")) <= 2 and all(map(_NAME.fullmatch, parts))),
     "WORD": lambda _text: True,  # all that a message can carry
     "NETWORKS": _all(_is_network),
+    "DOMIDS": _all(str.isdecimal),
     "PEER": _is_peer,
 }

@@ -18,7 +18,10 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
 VERSION = 1
-KINDS = ("report", "detail", "answer", "request", "order", "history", "ask", "status", "grant")
+KINDS = (
+    "report", "detail", "answer", "request", "headers",
+    "order", "history", "ask", "status", "grant", "look",
+)  # fmt: skip
 MAX_FIELDS = 128
 MAX_NAME = 24
 MAX_VALUE = 256

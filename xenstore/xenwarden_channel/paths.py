@@ -17,6 +17,8 @@ UP_DETAIL = "data/xenwarden/detail"  # level 2 only: who is talked to
 UP_ANSWER = "data/xenwarden/answer"  # VREM's answer to dom0's question
 UP_REQUEST = "data/xenwarden/request"  # VREM asks for more
 UP = (UP_REPORT, UP_DETAIL, UP_ANSWER, UP_REQUEST)
+# Of dom0's own agent only: a node for each domain that it looks at, by domid.
+UP_HEADERS_DIR = "data/xenwarden/headers"
 
 # Down, relative likewise.
 DOWN_DIR = "xenwarden"
@@ -26,12 +28,19 @@ DOWN_ASK = "xenwarden/ask"  # HSEM's question to VREM, sent by HREM
 DOWN_STATUS = "xenwarden/status"  # the VM's state as the VM may know it
 DOWN_GRANT = "xenwarden/grant"  # the answer to VREM's request
 DOWN = (DOWN_ORDER, DOWN_HISTORY, DOWN_ASK, DOWN_STATUS, DOWN_GRANT)
+DOWN_LOOK = "xenwarden/look"  # to dom0's own agent: at whose vifs to look
 
 # Control, dom0 only.
 TOOL_DIR = "/tool/xenwarden"
 
 # C xenstored lets a guest write nodes of 2048 bytes in all, which leaves 2015 for a value.
 MAX_MESSAGE_BYTES = 2000
+MAX_LOOKS = 8  # domains whose vifs dom0's agent looks at, at a time
+
+
+def headers(domid: int) -> str:
+    """Return the path, in dom0's home, of what its agent sees at the vifs of `domid`."""
+    return f"{UP_HEADERS_DIR}/{domid}"
 
 
 def absolute(domid: int, relative: str) -> str:

@@ -82,6 +82,16 @@ SIGNALS: dict[str, tuple[str, str, str]] = {
     "domain_restarts": (HREM, "count", "times that the VM was started anew within the last hour"),
 }
 
+# Of VSEM's signals, those that dom0's own agent measures at a VM's vifs at level 2. As HREM's signal each
+# has BY_DOM0 before its name.
+BY_DOM0 = "vif_"
+HEADERS = (
+    "tx_syn_pps", "rx_syn_pps", "tx_synack_pps", "rx_synack_pps", "tx_rst_pps", "rx_rst_pps",
+    "tx_udp_pps", "rx_udp_pps", "tx_icmp_pps", "rx_icmp_pps", "tx_arp_pps",
+    "tx_dests", "rx_sources", "tx_top_share", "tx_external_share",
+)  # fmt: skip
+SIGNALS.update({f"{BY_DOM0}{name}": (HREM, *SIGNALS[name][1:]) for name in HEADERS})
+
 
 def names(*sources: str) -> list[str]:
     """Return the names of all signals of `sources`, in table order."""

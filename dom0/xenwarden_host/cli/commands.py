@@ -18,6 +18,8 @@ if TYPE_CHECKING:
 
     from xenwarden_host.cli.parser import Parsed
 
+_MISSING_NAMED = 6  # signals that are missing and named by `show`
+
 
 def _client(parsed: Parsed) -> ControlClient:
     socket_path = parsed.options.get("socket")
@@ -134,6 +136,9 @@ def run_show(parsed: Parsed) -> int:
         lines.append(("Agent", f"{told}, {cost}"))
     if vm["xenstore"]["transaction_held_s"] is not None:
         lines.append(("XenStore", f"transaction open for {span(vm['xenstore']['transaction_held_s'])}"))
+    if missing := vm["missing"]:
+        more = f" and {len(missing) - _MISSING_NAMED} more" if len(missing) > _MISSING_NAMED else ""
+        lines.append(("Missing", ", ".join(missing[:_MISSING_NAMED]) + more))
     for label, value in lines:
         print(f"{label:<8} {colour(printable(str(value)))}")
     _print_evidence(vm["evidence"])

@@ -22,7 +22,10 @@ if TYPE_CHECKING:
 _MAX_PLOTS = 12
 _WIDTH, _LEFT, _RIGHT = 960.0, 96.0, 12.0
 _LANE, _PLOT = 24.0, 96.0
-_TICKS_S = (1, 2, 5, 10, 30, 60, 120, 300, 600, 1800, 3600, 7200, 21600, 43200, 86400, 604800, 2592000)
+_HALF_LABEL = 27.0  # of a time at a tick
+_TICKS_S = (
+    1, 2, 5, 10, 30, 60, 120, 300, 600, 1800, 3600, 7200, 21600, 43200, 86400, 604800, 2592000, 31536000,
+)  # fmt: skip
 _GAP_S = 70.0  # without a sample for longer than this a line is broken: two coarse steps
 _SOURCES = {"vsem": "as its agent says", "vrem": "as its agent says", "hrem": "counted by dom0"}
 
@@ -70,6 +73,8 @@ table { border-collapse:collapse; width:100%; font-size:.9em } th { text-align:l
 th, td { padding:.25rem .8rem .25rem 0; border-bottom:1px solid var(--rule); vertical-align:top }
 td.n, th.n { text-align:right; font-variant-numeric:tabular-nums; white-space:nowrap }
 td.t, th { white-space:nowrap }
+@media (max-width:45rem) { body { padding:1rem } td.t, td.n, th, th.n { white-space:normal }
+  th, td { padding-right:.4rem } }
 .key span { display:inline-block; width:1.6em; height:.8em; margin:0 .3em 0 1em; vertical-align:middle }
 """
 
@@ -143,7 +148,8 @@ class _Scale:
         lines = []
         for x, label in self.ticks():
             lines.append(f"<line class='grid' x1='{x}' x2='{x}' y1='0' y2='{height}'/>")
-            lines.append(f"<text x='{x}' y='{height + 13}' text-anchor='middle'>{_text(label)}</text>")
+            middle = min(max(x, _LEFT + 20), _WIDTH - _HALF_LABEL)  # beside the axis' own labels
+            lines.append(f"<text x='{middle}' y='{height + 13}' text-anchor='middle'>{_text(label)}</text>")
         return lines
 
     def verdicts(self, data: Mapping[str, Any], height: float, *, named: bool) -> list[str]:
@@ -153,7 +159,8 @@ class _Scale:
                 x = self.x(unix_s)
                 out.append(f"<line class='verdict' x1='{x}' x2='{x}' y1='0' y2='{height}'/>")
                 if named:
-                    out.append(f"<text class='verdict' x='{x + 4}' y='-4'>{_text(verdict)}</text>")
+                    at = f"x='{x + 4}'" if x < _WIDTH * 0.9 else f"x='{x - 4}' text-anchor='end'"
+                    out.append(f"<text class='verdict' {at} y='-4'>{_text(verdict)}</text>")
         return out
 
 

@@ -46,6 +46,7 @@ _TYPES: dict[str, str | tuple[str, ...]] = {
     "gets_too_little": "boolean",
     "grants.value": "integer",
     "history:name": ("string", "null"),
+    "hours": "array",
     "idle_s": "number",
     "import:limits": "integer",
     "import:originals": "integer",
@@ -112,7 +113,7 @@ _TYPES: dict[str, str | tuple[str, ...]] = {
     "was": ("number", "null"),
     "watches": ("integer", "null"),
 }
-_LISTS_OF_TEXT = ("advice", "errors", "forgotten", "lifted", "limits", "notices", "rules")
+_LISTS_OF_TEXT = ("advice", "errors", "forgotten", "lifted", "limits", "missing", "notices", "rules")
 _NULLABLE_OBJECTS = ("agent", "event", "one_more", "xenstore")
 _ALWAYS = {"replay": ("file", "event"), "policy": ("file",)}  # the others depend on event or action
 

@@ -26,14 +26,14 @@ class Bar:
 def window(data: Mapping[str, Any], *, whole: bool) -> tuple[float, float]:
     """Return begin and end of what is shown: all that was asked for, or what matters of it.
 
-    What matters begins shortly before the first change of state; without one, where data begins.
+    What matters begins shortly before the first change of state; nothing begins before there is data.
     """
     begin_s, end_s = float(data["since_unix_s"]), float(data["unix_s"])
-    if not whole:
-        changes = [event["unix_s"] for event in data["events"] if event["event"] in _CHANGES]
-        first = [sample["unix_s"] for sample in data["samples"][:1]]
-        first += [event["unix_s"] for event in data["events"][:1]]
-        begin_s = max(begin_s, changes[0] - _BEFORE_S if changes else min(first, default=begin_s))
+    known = [kind[0]["unix_s"] for kind in (data["samples"], data["events"]) if kind]
+    begin_s = max(begin_s, min(known, default=begin_s))
+    changes = [event["unix_s"] for event in data["events"] if event["event"] in _CHANGES]
+    if changes and not whole:
+        begin_s = max(begin_s, changes[0] - _BEFORE_S)
     return min(begin_s, end_s - 1.0), end_s
 
 

@@ -259,6 +259,10 @@ VERBS = (
             ("signals.NAME.usual", "the upper limit of what is usual, null where not known"),
             ("signals.NAME.unit", "unit of both"),
             ("signals.NAME.source", "vsem, vrem or hrem: who measured it"),
+            (
+                "missing",
+                "signals that are not known though they could be; at level 2 those of dom0's own agent, too",
+            ),
             ("devices", "dom0's counters of each of the VM's devices, by its name in sysfs"),
             ("devices.NAME.SIGNAL", "rate over the last tick: packets, bits, requests, events, per second"),
             ("levels", "changes of level since the daemon started"),
@@ -495,6 +499,10 @@ VERBS = (
             ("signals.NAME.unit", "unit of both"),
             ("signals.NAME.observations", "how many there were"),
             ("signals.NAME.seen_s", "the seconds that they cover"),
+            (
+                "signals.NAME.hours",
+                "the upper limit of each hour of the day, UTC; null where it was seen on too few days",
+            ),
             ("signals.NAME.learnt", "whether these are enough that the prior has no part in it"),
         ),
     ),

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import yaml
 
-from xenwarden_channel.signals import SIGNALS
+from xenwarden_channel.signals import BY_DOM0, HEADERS, SIGNALS
 from xenwarden_host import __version__
 from xenwarden_host.control import reports
 from xenwarden_host.control.overview import Overview
@@ -32,6 +32,9 @@ _MAX_EVENTS = 1000
 _MAX_FOR_S = 10 * 365 * 86400
 _HIGHEST = {LimitKind.WEIGHT: 65535, LimitKind.PAUSE: 1}  # where it is not what fits into JSON
 _QUOTAS = ("nodes", "watches", "transactions")  # of XenStore, that are shown
+# HREM's signals that it has only while there is something to tell, and only of a VM that is looked at.
+_NOW_AND_THEN = frozenset(("ask_ps", "vif_police_drop_pps"))
+_BY_LOOK = frozenset(f"{BY_DOM0}{name}" for name in HEADERS)
 EVENTS = "event"  # the streams that a client may follow
 RECORDING = "lines"
 
@@ -147,6 +150,7 @@ class Answers:
             "evidence": record.evidence,
             "agent": agent,
             "signals": self._signals(guest),
+            "missing": self._missing(guest),
             "devices": warden.hrem.devices(guest.info.uuid),
             "levels": list(record.levels),
             "limits": list(record.limits),
@@ -212,6 +216,13 @@ class Answers:
             for name, (source, unit, _meaning) in SIGNALS.items()
             if name in values
         }
+
+    def _missing(self, guest: Guest) -> list[str]:
+        """Return the signals that are not known of the VM though they could be: it is judged without them."""
+        values = self._warden.signals_of(guest)
+        looks = self._warden.applier.ordered.get(guest.info.uuid) is Level.TWO
+        unexpected = _NOW_AND_THEN if looks else _NOW_AND_THEN | _BY_LOOK
+        return [name for name in SIGNALS if name not in values and name not in unexpected]
 
     def _why(self, request: Mapping[str, Any], _user: str) -> dict[str, Any]:
         warden, guest = self._warden, self._guest(request)
@@ -311,11 +322,12 @@ class Answers:
             "signals": {
                 signal: {
                     "p95": round(p95, 3),
-                    "usual": round(usual, 3),
+                    "usual": round(warden.history.upper(uuid, signal) or usual, 3),
                     "unit": SIGNALS[signal][1],
                     "observations": int(times),
                     "seen_s": seen_s,
                     "learnt": warden.history.learnt(uuid, signal),
+                    "hours": warden.history.hours(uuid, signal),
                 }
                 for signal, (times, seen_s, p95, usual) in kept["signals"].items()
             },

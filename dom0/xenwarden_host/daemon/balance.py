@@ -37,6 +37,8 @@ class BalanceDesk(Desk):
         super().__init__(policy, tools)
         self._balancer = Balancer(policy.balance)
         self._next_s = float("-inf")
+        self._looked_s = 0.0
+        self._cpu_s: dict[str, tuple[int, float]] = {}  # domid and CPU time at the last look
         self.advice: list[str] = []
 
     def set_policy(self, policy: Policy) -> None:
@@ -74,9 +76,11 @@ class BalanceDesk(Desk):
 
     def _look(self, vms: Mapping[str, Guest], limited: Collection[Id], now_s: float) -> None:
         signals = {uuid: self._signals(guest) for uuid, guest in vms.items()}
-        used = sum(
-            signals[uuid].get("vcpu_pct", 0.0) * guest.info.vcpus_online for uuid, guest in vms.items()
-        )
+        cpu_pct = self._cpu_pct(vms, now_s)
+        used = sum(cpu_pct.values())
+        for uuid, pct in cpu_pct.items():
+            of_its_vcpus = min(100.0, pct / max(1, vms[uuid].info.vcpus_online))
+            signals[uuid] = {**signals[uuid], "vcpu_pct": of_its_vcpus}
         host = self._hypervisor.host_info()
         policy = self.policy.balance
         contended = used >= policy.full_pct * host.pcpus
@@ -96,6 +100,21 @@ class BalanceDesk(Desk):
             own = {seat.uuid: seat.own for seat in seats}
             for change in self._balancer.decide(kind, seats, room, now_s):
                 self._take(change, guests[change.uuid], own[change.uuid], now_s)
+
+    def _cpu_pct(self, vms: Mapping[str, Guest], now_s: float) -> dict[str, float]:
+        """Return what each VM got of one CPU since the last look.
+
+        Over one tick that is too rough: the list and the clock are not read at one instant, and who is a
+        little late would never be seen to fill the host without a break.
+        """
+        before, passed_s = self._cpu_s, now_s - self._looked_s
+        self._cpu_s = {uuid: (guest.info.domid, guest.info.cpu_time_s) for uuid, guest in vms.items()}
+        self._looked_s = now_s
+        return {
+            uuid: 100.0 * max(0.0, cpu_s - before[uuid][1]) / passed_s
+            for uuid, (domid, cpu_s) in self._cpu_s.items()
+            if uuid in before and before[uuid][0] == domid
+        }
 
     def _seats(
         self,

@@ -19,6 +19,7 @@ _KINDS = {
     paths.DOWN_ASK: "ask",
     paths.DOWN_STATUS: "status",
     paths.DOWN_GRANT: "grant",
+    paths.DOWN_LOOK: "look",
 }
 
 
@@ -37,6 +38,10 @@ class Down:
         if known is not fields and known != fields:
             self._wanted[node] = fields
             self._unwritten.add(node)
+
+    def again(self, node: str) -> None:
+        """Have `node` written again, with a new number, though it holds what it should."""
+        self._unwritten.add(node)
 
     def pending(self) -> Sequence[tuple[str, str, bytes]]:
         """Return (node, absolute path, value) of each node that is not as it should be."""

@@ -168,6 +168,8 @@ class Inbox:
         self._detail: tuple[tuple[Peer, ...], tuple[Peer, ...]] = ((), ())
         self._detail_received_s = float("-inf")
         self._heard_s = 0.0  # silence counts from here
+        self._handed_s: float | None = None  # when a tick last took a report
+        self.passed_s = 0.0  # by then, since the one before
 
     def take(self, node: str, untrusted: bytes | None, now_s: float) -> bool:
         """Take the value of `node` (one of `paths.UP`) as read now; None is a node that is not there.
@@ -223,6 +225,20 @@ class Inbox:
         fresh = now_s - self._detail_received_s <= _DETAIL_FRESH_S
         destinations, sources = self._detail if fresh else ((), ())
         self.report = replace(report, destinations=destinations, sources=sources)
+
+    def hand_over(self, now_s: float, level1_s: float) -> bool:
+        """Have this tick take the report, and return whether it is new.
+
+        Here its interval, which the agent may claim, becomes no more than has passed since a tick took
+        the one before; of the first, an interval of level 1.
+        """
+        if self.report is None or not self.report_is_new:
+            return False
+        self.passed_s = level1_s if self._handed_s is None else now_s - self._handed_s
+        self._handed_s = now_s
+        self.report = replace(self.report, interval_s=min(self.report.interval_s, self.passed_s))
+        self.report_is_new = False
+        return True
 
     def ask_ps(self, now_s: float) -> float:
         """Return how often the VM asks for more, over the last while."""

@@ -19,9 +19,9 @@ _RINGS = ((2.0, 300), (30.0, 240))  # seconds of a step, steps
 
 
 class _Ring:
-    """The highest value in each step, by signal; NaN where there was none."""
+    """The highest value in each step, by signal; NaN where there was none. The last step is open yet."""
 
-    __slots__ = ("_columns", "_first_slot", "_last_slot", "_size", "step_s")
+    __slots__ = ("_columns", "_first_slot", "_last_slot", "_open", "_size", "step_s")
 
     @property
     def last_unix_s(self) -> float:
@@ -32,34 +32,52 @@ class _Ring:
         self.step_s = step_s
         self._size = size
         self._columns: dict[str, array[float]] = {}
+        self._open: Mapping[str, float] = {}
         self._first_slot: int | None = None
         self._last_slot = 0
 
-    def note(self, unix_s: float, values: Mapping[str, float]) -> None:
+    def note(self, unix_s: float, values: Mapping[str, float]) -> Mapping[str, float] | None:
+        """Take values, which nobody changes any more; return those of the step that they end, if they do."""
         slot = int(unix_s // self.step_s)
+        if slot == self._last_slot and self._first_slot is not None:
+            merged = dict(self._open)
+            for name, value in values.items():
+                if value > merged.get(name, -1.0):
+                    merged[name] = value
+            self._open = merged
+            return None
+        ended = self._open if slot > self._last_slot else None
         if self._first_slot is None or not 0 <= slot - self._last_slot < self._size:
             self._columns.clear()  # the clock was set, or nothing was noted for as long as the ring is
             self._first_slot, self._last_slot = slot, slot
+        else:
+            self._close()
+        self._open = values
         for passed in range(self._last_slot + 1, slot + 1):
             for column in self._columns.values():
                 column[passed % self._size] = math.nan
         self._last_slot = slot
+        return ended
+
+    def _close(self) -> None:
+        """Put the open step where it stays."""
+        slot, columns = self._last_slot, self._columns
         index = slot % self._size
-        for name, value in values.items():
-            if name not in self._columns:
+        for name, value in self._open.items():
+            column = columns.get(name)
+            if column is None:
                 if not value:
                     continue
-                column = self._columns[name] = array("f", [math.nan]) * self._size
-                for seen in range(max(self._first_slot, slot - self._size + 1), slot):
+                column = columns[name] = array("f", [math.nan]) * self._size
+                for seen in range(max(self._first_slot or 0, slot - self._size + 1), slot):
                     column[seen % self._size] = 0.0
-            column = self._columns[name]
-            if not value <= column[index]:  # NaN is neither
-                column[index] = value
+            column[index] = value
 
     def rows(self, since_unix_s: float) -> list[tuple[float, dict[str, float]]]:
         """Return the time and the values of each step that has some."""
         if self._first_slot is None:
             return []
+        self._close()
         first = max(self._first_slot, self._last_slot - self._size + 1, int(since_unix_s // self.step_s))
         out = []
         for slot in range(first, self._last_slot + 1):
@@ -82,11 +100,13 @@ class Samples:
         for uuid, values in vms.items():
             rings = self._vms.pop(uuid, None) or tuple(_Ring(*shape) for shape in _RINGS)
             self._vms[uuid] = rings
-            for ring in rings:
-                ring.note(unix_s, values)
+            fine, coarse = rings
+            before_s = fine.last_unix_s
+            if ended := fine.note(unix_s, values):
+                coarse.note(before_s, ended)
         while len(self._vms) > len(vms):
             uuid, rings = next(iter(self._vms.items()))
-            if len(self._vms) <= len(vms) + _GONE_MAX and unix_s - rings[1].last_unix_s < _GONE_S:
+            if len(self._vms) <= len(vms) + _GONE_MAX and unix_s - rings[0].last_unix_s < _GONE_S:
                 break
             del self._vms[uuid]
 

@@ -135,7 +135,7 @@ class Service:
             text = f"xenwardend stopped; limits kept: {kept or 'none'}"
             warden.audit.record("daemon-stop", who=audit.DAEMON, text=text)
             self._alerts.finish(_LAST_ALERTS_S)
-        warden.save()
+        warden.save_all()
         self.abandon()
 
     def abandon(self) -> None:

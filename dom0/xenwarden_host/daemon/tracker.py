@@ -17,6 +17,7 @@ from xenwarden_channel.messages import MessageError
 from xenwarden_host.audit import logfmt
 from xenwarden_host.daemon.down import Down
 from xenwarden_host.daemon.guests import Inbox
+from xenwarden_host.daemon.headers import Headers
 
 if TYPE_CHECKING:
     from collections.abc import Collection
@@ -62,6 +63,7 @@ class Tracker:
         self._clock = clock
         self._passive = passive
         self.guests: dict[int, Guest] = {}
+        self.headers = Headers()
         self.domains_changed = True  # a hint of the store's
         self.store_lost = False
         self._generation = -1
@@ -155,7 +157,7 @@ class Tracker:
                 if guest is None:
                     continue
                 node = path.removeprefix(paths.absolute(guest.info.domid, ""))
-                if node in paths.UP:
+                if node in paths.UP or (not guest.info.domid and self.headers.has(node)):
                     guest.unread.add(node)
                 elif paths.UP_DIR.startswith(node):
                     guest.unread.update(paths.UP)  # made or removed as a whole
@@ -184,7 +186,9 @@ class Tracker:
         for (guest, node), value in zip(wanted, values, strict=True):
             guest.unread.discard(node)
             try:
-                if guest.inbox.take(node, value, now_s) and now_s >= guest.next_alarm_s:
+                if node not in paths.UP:
+                    self.headers.take(node, value, now_s)
+                elif guest.inbox.take(node, value, now_s) and now_s >= guest.next_alarm_s:
                     guest.next_alarm_s = now_s + _ALARM_EVERY_S
                     raised = True
             except MessageError as error:

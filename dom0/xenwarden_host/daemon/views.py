@@ -31,6 +31,7 @@ def build(
         info, inbox = guest.info, guest.inbox
         if info.dying:
             continue
+        fresh = inbox.hand_over(now_s, level1_s)
         views.append(
             VmView(
                 uuid=uuid,
@@ -43,12 +44,12 @@ def build(
                 hrem=signals.get(uuid, {}),
                 agent=inbox.state(now_s, level1_s=level1_s, level2_s=level2_s),
                 report=inbox.report,
-                report_is_new=inbox.report_is_new,
+                report_is_new=fresh,
                 report_age_s=inbox.report_age_s(now_s),
                 answer=inbox.answer,
                 held=held(uuid),
                 service=info.service,
+                passed_s=inbox.passed_s,
             )
         )
-        inbox.report_is_new = False
     return Snapshot(now_s=now_s, unix_s=unix_s, vms=tuple(views))

@@ -8,7 +8,6 @@ from collections import Counter
 from typing import TYPE_CHECKING, Any
 
 from xenwarden_channel import paths, signals
-from xenwarden_channel.messages import MAX_VALUE
 from xenwarden_host import audit
 from xenwarden_host.daemon import views, words
 from xenwarden_host.daemon.apply import Applier
@@ -16,6 +15,7 @@ from xenwarden_host.daemon.balance import BalanceDesk
 from xenwarden_host.daemon.desk import Tools
 from xenwarden_host.daemon.grantdesk import GrantDesk
 from xenwarden_host.daemon.ledger import Ledger
+from xenwarden_host.daemon.orders import Orders
 from xenwarden_host.daemon.samples import Samples
 from xenwarden_host.daemon.storeuse import StoreUse
 from xenwarden_host.database import DatabaseError
@@ -49,6 +49,7 @@ _BRIEF = tuple(signals.names(signals.VSEM, signals.VREM))  # what an agent can c
 _HISTORY_EVERY_S = 60.0  # a guest's brief history changes slowly
 _HISTORY_SPREAD_S = 30
 _SAVE_EVERY_S = 60.0
+_SAVE_HOURS_EVERY_S = 3600.0  # several kB of each VM, which change slowly
 _COMPLAIN_EVERY_S = 60.0
 _THROTTLED_S = 60.0  # writes that a held transaction slows down still come more often than this
 _SETTLE_S = 10.0  # after domains came or went, limits of new ones are looked after between ticks too
@@ -116,6 +117,7 @@ class Warden:
         self._last_tick_s = self.started_s
         self._settle_until_s = self.started_s
         self._next_save_s = 0.0
+        self._next_hours_s = self.started_s + _SAVE_HOURS_EVERY_S
         self._next_complaint_s: dict[str, float] = {}
         self.publish_recording: Callable[[list[str]], bool] = lambda _lines: False
         self._recorder: Recorder | None = None
@@ -124,17 +126,7 @@ class Warden:
     def set_policy(self, policy: Policy) -> None:
         """Work by this policy from now on."""
         self.policy = policy
-        levels = policy.levels
-        self._orders: dict[Level, dict[str, str | float]] = {
-            level: {
-                "level": str(int(level)),
-                "level1_s": levels.level1_s,
-                "level2_s": levels.level2_s,
-                "level2_max_s": levels.level2_max_s,
-                "networks": _fitting(policy.provider_networks),
-            }
-            for level in Level
-        }
+        self._orders = Orders(policy)
         self.hsem.policy = policy
         self.overflows.set_policy(policy)
         self.desk.policy = policy
@@ -193,6 +185,11 @@ class Warden:
                 if self.policy.vm(u, guest.info.name).fail_safe is FailSafe.RELEASE
             ],
         )
+
+    def save_all(self) -> None:
+        """Keep what is kept seldom, too: the daemon ends, or something was dropped of it."""
+        self._next_hours_s = float("-inf")
+        self.save()
 
     def close(self) -> None:
         """Close the database, the journals and what HREM reads."""
@@ -271,6 +268,9 @@ class Warden:
         infos = [guest.info for guest in vms.values()]
         self.signals = self.hrem.collect(infos, now_s, self._police_drops(infos))
         for guest in vms.values():
+            if guest.info.domid in self.tracker.headers.wanted:
+                seen = self.tracker.headers.signals(guest.info.domid, now_s, self.policy.levels.level2_s)
+                self.signals[guest.info.uuid].update(seen)
             if guest.inbox.asked_s:
                 self.signals[guest.info.uuid]["ask_ps"] = guest.inbox.ask_ps(now_s)
         self.idle.note(self.signals, self.policy.sprawl, self.clock.unix())
@@ -406,7 +406,8 @@ class Warden:
     def _tell_guests(self, now_s: float) -> None:
         for guest in self.tracker.guests.values():
             uuid = guest.info.uuid
-            guest.down.want(paths.DOWN_ORDER, self._orders[self.applier.ordered.get(uuid, Level.ONE)])
+            level = self.applier.ordered.get(uuid, Level.ONE)
+            guest.down.want(paths.DOWN_ORDER, self._orders.order(guest.info, level))
             status = self.hsem.state(uuid), self.engine.held(uuid)
             if guest.status != status:
                 guest.status = status
@@ -418,7 +419,24 @@ class Warden:
                 brief = self.history.brief(uuid, _BRIEF)
                 fields = {"learnt": "1" if brief.learnt else "0", **brief.upper}
                 guest.down.want(paths.DOWN_HISTORY, fields)
+        self._order_looks(now_s)
         self.tracker.write()
+
+    def _order_looks(self, now_s: float) -> None:
+        """Have dom0's own agent look at the VMs of level 2, first at those whose own agent does not speak."""
+        dom0 = self.tracker.guests.get(0)
+        if dom0 is None:
+            return
+        suspects = [
+            guest
+            for guest in self.tracker.guests.values()
+            if not guest.info.service and self.applier.ordered.get(guest.info.uuid) is Level.TWO
+        ]
+        suspects.sort(key=lambda guest: self.agent_state(guest) is AgentState.ALIVE)
+        order = self.tracker.headers.want([guest.info.domid for guest in suspects], now_s)
+        if order is not None:
+            dom0.down.want(paths.DOWN_LOOK, order)
+            dom0.down.again(paths.DOWN_LOOK)
 
     # --- state that outlives the daemon ------------------------------------------------------------
 
@@ -437,7 +455,11 @@ class Warden:
         for uuid in self.history.uuids():
             if uuid not in known:  # of the VMs that are gone, only the latest are kept
                 self.history.forget(uuid)
-        self.database.save("history", {vm: self.history.dump(vm) for vm in self.history.uuids()}, unix_s)
+        histories = {vm: self.history.dump(vm, hours=False) for vm in self.history.uuids()}
+        self.database.save("history", histories, unix_s)
+        if (now_s := self.clock.monotonic()) >= self._next_hours_s:
+            self._next_hours_s = now_s + _SAVE_HOURS_EVERY_S
+            self.database.save("hours", {vm: self.history.dump_hours(vm) for vm in histories}, unix_s)
         self.database.save("known", known, unix_s)
         self.database.save("idle", self.idle.dump(), unix_s)
 
@@ -451,6 +473,7 @@ class Warden:
         """Take over what an earlier daemon kept; a part that cannot be read begins anew, and is told."""
         parts: tuple[tuple[str, Callable[[Any], None]], ...] = (
             ("history", self._restore_history),
+            ("hours", self._restore_hours),
             ("hsem", self.hsem.restore),
             ("ledger", self.ledger.restore),
             ("known", self.tracker.restore),
@@ -468,6 +491,10 @@ class Warden:
     def _restore_history(self, kept: Mapping[str, Any]) -> None:
         for uuid, data in kept.items():
             self.history.restore(uuid, data, self.clock.monotonic())
+
+    def _restore_hours(self, kept: Mapping[str, Any]) -> None:
+        for uuid in kept.keys() & self.history.uuids():
+            self.history.restore_hours(uuid, kept[uuid])
 
     # --- orders of an operator ---------------------------------------------------------------------
 
@@ -574,7 +601,7 @@ class Warden:
         self.ledger.forget(uuid)
         self.hsem.forget(uuid)
         self.tracker.forget(uuid)
-        self.save()
+        self.save_all()
 
     def agent_state(self, guest: Guest) -> AgentState:
         """Return how dom0 stands with a guest's agent now."""
@@ -598,15 +625,3 @@ class Warden:
                 f"{self.audit.lost} audit entries are in the log only: the database could not be written"
             )
         return out
-
-
-def _fitting(networks: Sequence[str]) -> str:
-    """Return the list as one field's value, without those at its end that do not fit."""
-    out = ""
-    for network in networks:
-        longer = f"{out},{network}" if out else network
-        if len(longer) > MAX_VALUE:
-            log.warning("event=networks-cut kept=%d of=%d", out.count(",") + 1, len(networks))
-            break
-        out = longer
-    return out

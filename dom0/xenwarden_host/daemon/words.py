@@ -68,10 +68,10 @@ def limit_change(status: LimitStatus, name: str) -> str:
     if status.key.kind is LimitKind.PAUSE and status.state in _PAUSED:
         return f"{name} {_PAUSED[status.state]}"
     what = subject(status.key, name)
-    before = f"before: {status.original}" if status.original is not None else "before: no limit"
+    none = status.original is None or (status.key.kind is LimitKind.CAP and status.original == "0")
+    there = "no limit" if none else status.original
     if status.state is LimitState.SET:
-        return f"{what} limited to {amount(status.key, status.value)} ({before})"
+        return f"{what} limited to {amount(status.key, status.value)} (before: {there})"
     if status.state is LimitState.LIFTED:
-        there = status.original if status.original is not None else "no limit"
         return f"{what} no longer limited (again: {there})"
     return f"{what} not limited: {status.detail or status.state}"

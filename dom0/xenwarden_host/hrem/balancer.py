@@ -68,8 +68,10 @@ def mood(kind: LimitKind, signals: Mapping[str, float], policy: BalancePolicy, *
         used = signals.get("mem_used_pct")
         hungry = used is not None and used >= rule.hungry_pct
     else:
-        used, steal = signals.get("vcpu_pct"), signals.get("steal_pct", 0.0)
-        used = None if used is None else used + steal
+        steal = signals.get("steal_pct", 0.0)
+        # It waits while others have their turn: what its agent says belongs together.
+        used = signals.get("vcpu_pct")
+        used = None if used is None else max(used, signals.get("cpu_pct", 0.0)) + steal
         hungry = used is not None and contended and steal >= policy.waits_pct and used >= rule.hungry_pct
     if hungry:
         return Mood.HUNGRY

@@ -11,10 +11,16 @@ stands on, and the usual upper limit that follows:
 
 `upper` falls at once, and above the prior it rises by no more than `rise_per_day`: who raises what is
 usual by small steps needs days for each factor, and ends at `ceiling` times the prior.
+
+Each hour of the day (UTC) has three numbers of its own: a percentile that is tracked the same way, the time
+that it stands on, and an upper limit. Once an hour was seen for `hour_s` in sum, which takes days, its limit
+is that of the hour; its percentile is the highest of it and of the hours beside it, since jobs drift. An
+hour's limit rises by no more than `rise_per_day` from one day to the next.
 """
 
 from __future__ import annotations
 
+import base64
 import math
 from array import array
 from dataclasses import dataclass
@@ -33,14 +39,19 @@ _UNIT_SHARE = 0.01  # values below this share of the prior are all alike: nothin
 _DAY_S = 86400.0
 _MAX_GAP_S = 3600.0  # an interval longer than this tells nothing of how long a value held
 _MOST_FULL_S = 30 * _DAY_S
+_HOURS = 24
+_HOUR_PARTS = ("p95", "seen_s", "upper")  # of each hour, as they are dumped
 
 
 class _Vm:
-    """One VM's numbers, at the index of each signal in the order of the priors."""
+    """One VM's numbers, at the index of each signal in the order of the priors; of the hours in turn."""
 
     __slots__ = (
         "frozen",
         "full",
+        "hour_p95",
+        "hour_seen_s",
+        "hour_upper",
         "near",
         "near_of",
         "p95",
@@ -50,6 +61,7 @@ class _Vm:
         "times",
         "upper",
         "used_s",
+        "whole_upper",
     )
 
     def __init__(self, profile: str, priors: array[float]) -> None:
@@ -59,7 +71,11 @@ class _Vm:
         self.p95 = array("d", bytes(8 * size))
         self.times = array("d", bytes(8 * size))
         self.seen_s = array("d", bytes(8 * size))
-        self.upper = array("d", priors)
+        self.whole_upper = array("d", priors)  # whatever the hour
+        self.upper = array("d", priors)  # of now
+        self.hour_p95, self.hour_seen_s, self.hour_upper = (
+            array("f", bytes(4 * size * _HOURS)) for _part in _HOUR_PARTS
+        )
         self.frozen = False
         self.full: dict[str, tuple[float, float]] = {}  # by what: seconds, faded, as of when
         self.near = 0
@@ -80,7 +96,23 @@ class History:
 
     def __init__(self, policy: Policy) -> None:
         self._vms: dict[str, _Vm] = {}
+        self._hour = 0
         self.set_policy(policy)
+
+    def set_time(self, unix_s: float) -> None:
+        """Go by this time of day from now on."""
+        hour = int(unix_s // 3600) % _HOURS
+        if hour != self._hour:
+            self._hour = hour
+            for vm in self._vms.values():
+                self._take_hour(vm)
+
+    def _take_hour(self, vm: _Vm) -> None:
+        """Have the VM's limits be those of this hour, where it is known."""
+        at = self._hour * len(vm.upper)
+        for index, whole in enumerate(vm.whole_upper):
+            known = vm.hour_seen_s[at + index] >= self._policy.hour_s
+            vm.upper[index] = vm.hour_upper[at + index] if known else whole
 
     def set_policy(self, policy: Policy) -> None:
         """Take a new policy: priors, floors and ceilings follow it, what was learnt stays."""
@@ -104,10 +136,13 @@ class History:
         """Have the VM judged by this profile's priors. What was learnt stays, within the new bounds."""
         vm = self._vm(uuid)
         if vm.profile != profile:
-            vm.profile = profile
-            vm.priors = self._priors[profile]
+            data, frozen = self.dump(uuid), vm.frozen
+            self.restore(uuid, {**data, "profile": profile}, vm.used_s)
+            vm = self._vms[uuid]
+            vm.frozen = frozen
             for index in range(len(vm.priors)):
-                vm.upper[index] = self._wanted(vm, index)
+                vm.whole_upper[index] = self._wanted(vm, index)
+            self._take_hour(vm)
 
     def knows(self, signal: str) -> bool:
         """Tell whether the signal has a prior, and with it a history."""
@@ -124,7 +159,8 @@ class History:
         rise = policy.rise_per_day ** (span_s / _DAY_S)
         slowest = span_s / policy.memory_s
         index_of = self._index
-        p95, times, seen_s, upper, priors = vm.p95, vm.times, vm.seen_s, vm.upper, vm.priors
+        p95, times, seen_s, whole, priors = vm.p95, vm.times, vm.seen_s, vm.whole_upper, vm.priors
+        seen: list[tuple[int, float]] = []  # what the hour learns
         for name in signals.keys() & index_of.keys():
             index, value = index_of[name], signals[name]
             prior = priors[index]
@@ -154,15 +190,55 @@ class History:
                 learnt = policy.ceiling
             if seen_s[index] < policy.enough_s or count < policy.enough_observations:
                 learnt **= min(seen_s[index] / policy.enough_s, count / policy.enough_observations)
-            highest = upper[index] * rise
+            highest = whole[index] * rise
             highest = max(highest, prior)
             learnt *= prior
-            upper[index] = min(highest, learnt)
+            whole[index] = min(highest, learnt)
+            seen.append((index, y))
+        self._learn_hour(vm, seen, span_s, rise)
         cpu = signals.get("vcpu_pct")
         if cpu is not None:
             vm.near_of += 1
             if cpu >= policy.near_capacity_pct:
                 vm.near += 1
+
+    def _learn_hour(self, vm: _Vm, seen: list[tuple[int, float]], span_s: float, rise: float) -> None:
+        """Have this hour of the day learn logarithms of signals by index; set the limits of now.
+
+        An hour comes once a day: it learns, and its limit rises, as much in it as others do in a day.
+        """
+        policy, size = self._policy, len(vm.priors)
+        p95, seen_s, upper, hour_s = vm.hour_p95, vm.hour_seen_s, vm.hour_upper, policy.hour_s
+        slowest, rise = _HOURS * span_s / policy.memory_s, rise**_HOURS
+        at, sooner, later = ((self._hour + shift) % _HOURS * size for shift in (0, -1, 1))
+        for index, y in seen:
+            here = at + index
+            known_s = seen_s[here]
+            seen_s[here] = known_s + span_s
+            tracked = p95[here] if known_s else y
+            step = span_s / (known_s + span_s)
+            step = max(step, slowest)
+            if y > tracked:
+                tracked += step * _UP
+                tracked = min(tracked, y)
+            else:
+                tracked -= step * _DOWN
+                tracked = max(tracked, y)
+            p95[here] = tracked
+            if known_s < hour_s:
+                upper[here] = vm.upper[index] = vm.whole_upper[index]
+                continue
+            for beside in (sooner + index, later + index):
+                if p95[beside] > tracked and seen_s[beside]:
+                    tracked = p95[beside]
+            prior = vm.priors[index]
+            highest = max(upper[here] * rise, prior)
+            upper[here] = vm.upper[index] = min(highest, self._limit(tracked) * prior)
+
+    def _limit(self, tracked: float) -> float:
+        """Return the limit, in times the prior, that a tracked percentile makes."""
+        learnt = self._policy.margin * (math.exp(tracked) - _UNIT_SHARE)
+        return min(max(learnt, self._policy.floor), self._policy.ceiling)
 
     def _wanted(self, vm: _Vm, index: int) -> float:
         """Return the upper limit as if it could have risen freely."""
@@ -170,8 +246,7 @@ class History:
         count = vm.times[index]
         if count == 0:
             return vm.priors[index]
-        learnt = policy.margin * (math.exp(vm.p95[index]) - _UNIT_SHARE)
-        learnt = min(max(learnt, policy.floor), policy.ceiling)
+        learnt = self._limit(vm.p95[index])
         weight = min(1.0, vm.seen_s[index] / policy.enough_s, count / policy.enough_observations)
         return float(learnt**weight * vm.priors[index])
 
@@ -252,10 +327,18 @@ class History:
             del self._vms[uuid]
         return gone
 
-    def dump(self, uuid: str) -> dict[str, Any]:
-        """Return the VM's history as plain data for JSON; `restore` takes it back."""
+    def hours(self, uuid: str, signal: str) -> list[float | None]:
+        """Return the usual upper limit of each hour of the day; None where the hour is not known yet."""
+        vm, index = self._vms[uuid], self._index[signal]
+        return [
+            round(vm.hour_upper[at], 3) if vm.hour_seen_s[at] >= self._policy.hour_s else None
+            for at in range(index, len(vm.hour_upper), len(self._names))
+        ]
+
+    def dump(self, uuid: str, *, hours: bool = True) -> dict[str, Any]:
+        """Return the VM's history as plain data for JSON; `restore` takes it back, with its hours or not."""
         vm = self._vms[uuid]
-        return {
+        found = {
             "version": VERSION,
             "profile": vm.profile,
             "near": [vm.near, vm.near_of],
@@ -266,12 +349,56 @@ class History:
                     vm.times[index],
                     round(vm.seen_s[index], 3),
                     (math.exp(vm.p95[index]) - _UNIT_SHARE) * vm.priors[index],
-                    vm.upper[index],
+                    vm.whole_upper[index],
                 ]
                 for index, name in enumerate(self._names)
                 if vm.times[index]
             },
         }
+        return found | {"hours": self.dump_hours(uuid)} if hours else found
+
+    def dump_hours(self, uuid: str) -> dict[str, Any]:
+        """Return what is known of the VM by the hour, as plain data for JSON; `restore_hours` takes it back.
+
+        Little-endian 32-bit floats in base64, by hour and by the signals named; percentiles are logarithms
+        of times the prior.
+        """
+        vm = self._vms[uuid]
+        parts = (vm.hour_p95, vm.hour_seen_s, vm.hour_upper)
+        return {
+            "signals": list(self._names),
+            "priors": list(vm.priors),
+            **{
+                name: base64.b64encode(part.tobytes()).decode()
+                for name, part in zip(_HOUR_PARTS, parts, strict=True)
+            },
+        }
+
+    def restore_hours(self, uuid: str, data: Mapping[str, Any]) -> None:
+        """Take back what `dump_hours` gave, of a VM whose history is there.
+
+        Raises:
+            ValueError: the data is no such dump.
+        """
+        vm, policy = self._vm(uuid), self._policy
+        try:
+            names, priors = data["signals"], data["priors"]
+            parts = [array("f", base64.b64decode(data[name], validate=True)) for name in _HOUR_PARTS]
+            for at, (tracked, seen_s, upper) in enumerate(zip(*parts, strict=True)):
+                hour, column = divmod(at, len(names))
+                index = self._index.get(names[column])
+                if index is None or not (seen_s > 0 and math.isfinite(tracked + seen_s)):
+                    continue
+                here, prior, old = hour * len(self._names) + index, vm.priors[index], priors[column]
+                value = (math.exp(tracked) - _UNIT_SHARE) * old
+                vm.hour_p95[here] = (
+                    tracked if prior == old else math.log(max(value / prior, 0.0) + _UNIT_SHARE)
+                )
+                vm.hour_seen_s[here] = seen_s
+                vm.hour_upper[here] = min(max(upper, policy.floor * prior), policy.ceiling * prior)
+        except (KeyError, IndexError, TypeError, AttributeError, ArithmeticError, ValueError) as error:
+            raise ValueError(f"no history by the hour: {error!r}") from None
+        self._take_hour(vm)
 
     def restore(self, uuid: str, data: Mapping[str, Any], now_s: float = 0.0) -> None:
         """Take back what `dump` gave. Signals and profiles that policy no longer has are dropped.
@@ -295,11 +422,14 @@ class History:
                 vm.times[index], vm.seen_s[index] = float(times), float(seen_s)
                 vm.p95[index] = math.log(max(float(p95) / prior, 0.0) + _UNIT_SHARE)
                 bounds = (self._policy.floor * prior, self._policy.ceiling * prior)
-                vm.upper[index] = min(max(float(upper), bounds[0]), bounds[1])
+                vm.whole_upper[index] = min(max(float(upper), bounds[0]), bounds[1])
         except (KeyError, TypeError, AttributeError, ValueError) as error:
             raise ValueError(f"no history: {error!r}") from None
         vm.used_s = now_s
         self._vms[uuid] = vm
+        self._take_hour(vm)
+        if "hours" in data:
+            self.restore_hours(uuid, data["hours"])
 
     def _vm(self, uuid: str) -> _Vm:
         vm = self._vms.get(uuid)

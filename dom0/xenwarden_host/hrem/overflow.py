@@ -55,13 +55,11 @@ class Overflows:
     def __init__(self, policy: Policy, history: History) -> None:
         self._history = history
         self._runs: dict[str, dict[str, _Run]] = {}
-        self._heard_s: dict[str, float] = {}
         self.set_policy(policy)
 
     def set_policy(self, policy: Policy) -> None:
         """Take a new policy."""
         self._policy = policy.overflow
-        self._first_s = policy.levels.level1_s  # what the first report covers, at most
 
         def gauge(of: str, signal: str) -> _Gauge:
             values = policy.overflow.gauges[of]
@@ -84,8 +82,6 @@ class Overflows:
             if runs and (overflows := self._judge(view, runs, now_s)):
                 found[view.uuid] = replace(view, overflows=overflows)
         here = {view.uuid for view in snapshot.vms}
-        if len(self._heard_s) > len(here):
-            self._heard_s = {uuid: heard_s for uuid, heard_s in self._heard_s.items() if uuid in here}
         if self._runs:
             self._runs = {uuid: runs for uuid, runs in self._runs.items() if runs and uuid in here}
         if not found:
@@ -124,10 +120,7 @@ class Overflows:
                     runs.pop(name, None)
         report = view.report
         if report is not None and view.report_is_new and view.agent is AgentState.ALIVE:
-            # No more than has passed by dom0's clock: what time its report covers the agent may claim.
-            passed_s = now_s - self._heard_s.get(view.uuid, now_s - self._first_s)
-            self._heard_s[view.uuid] = now_s
-            signals, since_s = report.signals, now_s - min(report.interval_s, passed_s)
+            signals, since_s = report.signals, now_s - report.interval_s
             for name, gauge in (*self._by_agent, self._wanted):
                 value = signals.get(gauge.signal)
                 if name == _WANTED and value is not None:

@@ -19,11 +19,15 @@ def rates(before: Mapping[str, Mapping[str, int]], now: Counters, interval_s: fl
     A counter that restarted has counted what it shows; of a device that just came or went nothing is known.
     A counter of which no device tells anything is left out.
     """
-    out: dict[str, float] = {}
+    sums: dict[str, int] = {}
     for device, counters in now.items():
         old = before.get(device)
+        if old is None:
+            continue
         for name, value in counters.items():
-            if old is not None and name in old:
-                passed = value - old[name] if value >= old[name] else value
-                out[name] = out.get(name, 0.0) + passed / interval_s
-    return out
+            if name in old:
+                passed = value - old[name]
+                if passed < 0:
+                    passed = value
+                sums[name] = sums[name] + passed if name in sums else passed
+    return {name: passed / interval_s for name, passed in sums.items()}

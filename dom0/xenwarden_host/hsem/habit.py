@@ -1,73 +1,138 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""How unlike itself a signal is: for one that no attack's shape is known of, such as the load of a VM.
+"""How unlike itself a signal is: for one of which no attack's shape is known, such as the load of a VM.
 
-Few numbers for each, whatever time has passed. Mean and mean deviation of some hours, moved by each
-observation by a bounded step (Huber 1964). How far off the mean the last observation was, in deviations,
-and the last while in sum (an exponentially weighted mean of bounded distances, Roberts 1959). And how
-far either had been in some days, which fades: a signal that has always jumped is unlike itself only
-where it jumps further, or for longer.
+Two levels of the logarithm are followed, each with its mean deviation, and each moved by no more than a
+bounded step per observation (Huber 1964): that of the last hour, off which a spike, a drop or the begin of
+anything new lies; and that of a day, off which the last hour lies when it was something slower.
+
+How far off is far, the signal itself says: of each distance, in half octaves of deviations, is counted
+how often it was reached (its *episodes*, an hour apart), fading over two weeks. Far is what it reaches
+`per_day` times a day; unlike itself it is `times` as far. So one that jumps by nature, each night for one,
+is unlike itself only where it jumps further, and a steady one as soon as it moves.
+
+Few numbers for each, whatever time has passed.
 """
 
 from __future__ import annotations
 
-_MEMORY_S = 6 * 3600.0  # of mean and deviation: a day's course is followed
-_WHILE_S = 3000.0  # of what counts as sustained
-_FADE_S = 4 * 86400.0  # of how far it had been
-_BOUND = 3.0  # an observation moves the mean by no more deviations than this
-_FAR = 4.0  # off the mean, in deviations: even the steadiest signal may be; and no more counts in the sum
-_LEAST_WHILE = 1.0  # the least that the sum must have been: as _FAR
-_LEAST_SHARE = 0.05  # of the mean: no signal is so steady that less is a deviation
+import math
+from typing import NamedTuple
+
+_EVERY_S = 60.0  # reports are taken together until they cover so much
+_HOUR_S = 3600.0
+_DAY_S = 86400.0
+_DEVIATION_S = 6 * _HOUR_S  # memory of the hour's mean deviation: a day's course is followed
+_EPISODES_S = 14 * _DAY_S  # memory of how far it had been
+_BOUND = 3.0  # an observation moves a level by no more deviations than this
+_LEAST_DEVIATION = 0.05  # of the logarithm: no signal is so steady that less is a deviation
+_FAR = 4.0  # deviations: up to here nothing is far, as chance alone gets there
+_PER_OCTAVE = 2
+_GROWN = 1.4  # what goes on is told anew where it lies so many times farther than it was told
+_NEVER = float("-inf")
+# By unit: what is next to nothing. Relative to more than that a signal is judged by how many times it grew.
+LEAST = {"%": 0.1, "ratio": 0.01, "1/s": 0.1, "count": 1.0, "bit/s": 10.0, "s": 0.1}
+
+
+class HabitKey(NamedTuple):
+    """A signal, and what of it is to be called unlike itself."""
+
+    signal: str
+    times: float
+    per_day: float
+
+
+class _Level:
+    """A level and its mean deviation, and how far off what it is compared with had been."""
+
+    __slots__ = ("_at_s", "_deviation", "_episodes", "_told", "mean")
+
+    def __init__(self, mean: float) -> None:
+        self.mean = mean
+        self._deviation = 0.0
+        self._episodes: list[tuple[float, float]] | None = None  # by distance: how many, and as of when
+        self._at_s = _NEVER  # when it was last far
+        self._told = 0.0  # how far it was then told to be
+
+    def move(self, value: float, weight: float, deviation_weight: float) -> float:
+        """Return how far off the value is, in deviations, and learn from it."""
+        deviation = max(self._deviation, _LEAST_DEVIATION)
+        distance = (value - self.mean) / deviation
+        off = distance if distance >= 0 else -distance
+        bounded = min(off, _BOUND)
+        self.mean += weight * deviation * (bounded if distance >= 0 else -bounded)
+        self._deviation += deviation_weight * (bounded * deviation - self._deviation)
+        return off
+
+    def is_strange(self, off: float, key: HabitKey, now_s: float, interval_s: float) -> bool:
+        """Tell whether so far off is farther than usual, and news; for what is far at all."""
+        episodes = self._episodes
+        if episodes is None:
+            episodes = self._episodes = []
+        days = _EPISODES_S * -math.expm1(-now_s / _EPISODES_S) / _DAY_S
+        far = _FAR
+        for place in range(len(episodes) - 1, -1, -1):
+            count, at_s = episodes[place]
+            if count * math.exp((at_s - now_s) / _EPISODES_S) >= key.per_day * days:
+                far = _FAR * 2 ** ((place + 1) / _PER_OCTAVE)
+                break
+        apart_s = max(_HOUR_S, 1.5 * interval_s)
+        reached = int(_PER_OCTAVE * math.log2(off / _FAR)) + 1
+        episodes += [(0.0, _NEVER)] * (reached - len(episodes))
+        for place in range(reached):
+            count, at_s = episodes[place]
+            count *= math.exp((at_s - now_s) / _EPISODES_S)
+            episodes[place] = (count + (now_s - at_s > apart_s), now_s)
+        if now_s - self._at_s > apart_s:
+            self._told = 0.0
+        self._at_s = now_s
+        if off <= key.times * far or off < _GROWN * self._told:
+            return False
+        self._told = off
+        return True
 
 
 class Habit:
-    """What is usual of one signal of one VM. `least`: no deviation is smaller."""
+    """What is usual of one signal of one VM. `least`: what is next to nothing."""
 
-    __slots__ = (
-        "_deviation", "_far", "_far_while", "_least", "_while",
-        "at_s", "mean", "seen_s", "strange", "sustained",
-    )  # fmt: skip
+    __slots__ = ("_covered_s", "_day", "_hour", "_key", "_least", "_sum", "seen_s", "strange")
 
-    def __init__(self, least: float, value: float) -> None:
+    def __init__(self, key: HabitKey, least: float) -> None:
+        self._key = key
         self._least = least
-        self._deviation = 0.0
-        self._while = 0.0
-        self._far = _FAR
-        self._far_while = _LEAST_WHILE
-        self.at_s = 0.0  # of the last observation
-        self.mean = value
+        self._sum = 0.0
+        self._covered_s = 0.0
+        self._hour: _Level | None = None
+        self._day: _Level | None = None
         self.seen_s = 0.0  # time that all observations cover
-        self.strange = 0.0  # how far the last one was off, in times of the farthest before
-        self.sustained = 0.0  # the same of the last while
+        self.strange = False  # the last observation was
 
-    def observe(self, value: float, interval_s: float) -> None:
-        """Take an observation that covers `interval_s`: judge it, then learn from it."""
-        mean = self.mean
-        # No min() and max() here: this is done for each report.
-        deviation = _LEAST_SHARE * mean
-        if deviation < self._deviation:  # noqa: PLR1730
-            deviation = self._deviation
-        if deviation < self._least:  # noqa: PLR1730
-            deviation = self._least
-        distance = (value - mean) / deviation
-        off = distance if distance >= 0 else -distance
-        bounded = distance if off < _FAR else _FAR if distance > 0 else -_FAR
-        weight = interval_s / _WHILE_S if interval_s < _WHILE_S / 2 else 0.5
-        lasting = self._while = self._while + weight * (bounded - self._while)
-        if lasting < 0:
-            lasting = -lasting
-        self.strange = off / self._far
-        self.sustained = lasting / self._far_while
-        # Either is at least what it begins with.
-        fade = interval_s / _FADE_S if interval_s < _FADE_S / 2 else 0.5
-        self._far = off if off > self._far else self._far - fade * (self._far - _FAR)
-        far_while = self._far_while
-        self._far_while = lasting if lasting > far_while else far_while - fade * (far_while - _LEAST_WHILE)
-        self.seen_s += interval_s
-        weight = interval_s / (min(_MEMORY_S, self.seen_s))
-        if weight > 0.5 and self.seen_s > interval_s:  # an interval of more than half the memory
-            weight = 0.5
-        step = distance if off < _BOUND else _BOUND if distance > 0 else -_BOUND
-        self.mean = mean + weight * step * deviation
-        self._deviation += weight * (off * deviation if off < _BOUND else _BOUND * deviation) - (
-            weight * self._deviation
-        )
+    @property
+    def usual(self) -> float:
+        """The level of the last day."""
+        return 0.0 if self._day is None else max(0.0, math.exp(self._day.mean) - self._least)
+
+    def take(self, value: float, interval_s: float) -> None:
+        """Take a value that covers `interval_s`: judge it, then learn from it; short ones together."""
+        self._sum += value * interval_s
+        self._covered_s = covered_s = self._covered_s + interval_s
+        if covered_s >= _EVERY_S:
+            self._observe(math.log(self._sum / covered_s + self._least), covered_s)
+            self._sum = self._covered_s = 0.0
+
+    def _observe(self, y: float, interval_s: float) -> None:
+        self.seen_s = now_s = self.seen_s + interval_s
+        hour, day = self._hour, self._day
+        if hour is None or day is None:
+            self._hour, self._day = _Level(y), _Level(y)
+            return
+        off = hour.move(y, _weight(interval_s, _HOUR_S, now_s), _weight(interval_s, _DEVIATION_S, now_s))
+        self.strange = off >= _FAR and hour.is_strange(off, self._key, now_s, interval_s)
+        weight = _weight(interval_s, _DAY_S, now_s)
+        off = day.move(hour.mean, weight, weight)
+        if off >= _FAR and now_s >= _DAY_S and day.is_strange(off, self._key, now_s, interval_s):
+            self.strange = True
+
+
+def _weight(interval_s: float, memory_s: float, seen_s: float) -> float:
+    """Return the weight of an observation: of the first ones, the plain mean's."""
+    return min(0.5, interval_s / min(memory_s, seen_s))

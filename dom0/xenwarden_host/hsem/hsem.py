@@ -7,13 +7,14 @@ from typing import TYPE_CHECKING, Any
 
 from xenwarden_channel.signals import HREM, SIGNALS
 from xenwarden_host.hsem import state
-from xenwarden_host.hsem.habit import Habit
+from xenwarden_host.hsem.habit import LEAST, Habit
 from xenwarden_host.hsem.machine import Machine
 from xenwarden_host.hsem.masks import STARVING, masked
 from xenwarden_host.hsem.neighbourhood import Host
 from xenwarden_host.hsem.rules import compile_rules
 from xenwarden_host.hsem.sight import Sight
 from xenwarden_host.hsem.state import Vm
+from xenwarden_host.hsem.traffic import by_headers
 from xenwarden_host.hsem.turn import Turn
 from xenwarden_host.records import (
     Action,
@@ -62,16 +63,20 @@ class Hsem:
         self._rules = compile_rules(policy.rules)
         self._machine = Machine(policy, self._history, self._rules)
         self._tick_rules = tuple(rule for rule in self._rules if not rule.by_report)
+        # What an agent claims is judged when it has said something.
+        self._headers_rules = tuple(rule for rule in self._rules if not rule.spec.distrust)
         self._habitual = [
-            (name, SIGNALS[name][0] == HREM, 0.5 if SIGNALS[name][1] == "%" else 0.01)
-            for name in sorted({signal for rule in self._rules for signal in rule.habitual})
+            (key, SIGNALS[key.signal][0] == HREM, LEAST[SIGNALS[key.signal][1]])
+            for key in sorted({key for rule in self._rules for key in rule.habitual})
         ]
+        self._habitual_of_dom0 = [item for item in self._habitual if item[1]]
         self._remembered = {signal for rule in self._rules for signal in rule.remembers}
         self._policies: dict[str, tuple[str, VmPolicy]] = {}  # by UUID: the name it was for
 
     def decide(self, snapshot: Snapshot) -> list[Action]:
         """Return what to do after this tick, in order."""
         now_s = snapshot.now_s
+        self._history.set_time(snapshot.unix_s)
         if self._restored:
             self._take_up(now_s)
         views = {view.uuid: view for view in snapshot.vms}
@@ -86,10 +91,12 @@ class Hsem:
             masks = self._masks[view.uuid]
             self._learn(vm, view, masks, now_s)
             if not view.paused:
-                self._observe_habits(vm, view, masks, now_s)
-                sight = self._sight(vm, view, masks, host, now_s)
-                turn = Turn(vm, view, sight, self._trusts(vm, view), self._policy_of(view), snapshot)
-                actions += self._machine.step(turn, self._rules if turn.fresh else self._tick_rules)
+                self._observe_habits(vm, view, masks)
+                trusted = self._trusts(vm, view)
+                sight = self._sight(vm, view, masks, host, now_s, trusted=trusted)
+                turn = Turn(vm, view, sight, trusted, self._policy_of(view), snapshot)
+                rules = self._headers_rules if sight.seen else self._tick_rules
+                actions += self._machine.step(turn, self._rules if turn.fresh else rules)
         self._drop_gone(views, now_s)
         if now_s - self._expired_s >= _EXPIRE_EVERY_S:
             self._expired_s = now_s
@@ -204,12 +211,10 @@ class Hsem:
         self._masks[view.uuid] = self._masks_now(vm, view, now_s)
 
     def _note_spans(self, vm: Vm, view: VmView, now_s: float) -> None:
-        """Note how much time what is new in this tick covers: of what an agent claims, what has passed."""
+        """Note how much time what is new in this tick covers."""
         report = view.report
         if view.report_is_new and report is not None:
-            vm.passed_s = self._policy.levels.level1_s if vm.heard_s is None else now_s - vm.heard_s
-            vm.covered_s = min(report.interval_s, vm.passed_s)
-            vm.heard_s = now_s
+            vm.covered_s = report.interval_s
         if view.hrem:
             vm.counted_s = 0.0 if vm.measured_s is None else now_s - vm.measured_s
             vm.measured_s = now_s
@@ -226,18 +231,24 @@ class Hsem:
             del vm.masked_until[key]
         return masked(vm.masked_until)
 
-    def _sight(self, vm: Vm, view: VmView, masks: frozenset[str], host: Host, now_s: float) -> Sight:
+    def _sight(
+        self, vm: Vm, view: VmView, masks: frozenset[str], host: Host, now_s: float, *, trusted: bool
+    ) -> Sight:
         report = view.report
-        fresh = view.report_is_new and report is not None
+        said = report.signals if view.report_is_new and report is not None else _NO_SIGNALS
         uuid, upper = view.uuid, self._history.upper
-        signals = {**report.signals, **view.hrem} if fresh and report else view.hrem
+        # What dom0 saw itself stands above what the agent says of the same. An agent that is believed sets
+        # the pace, though: else what both see would count twice.
+        seen = by_headers(view.hrem) if said or not trusted else _NO_SIGNALS
+        signals = {**said, **view.hrem, **seen} if said or seen else view.hrem
         return Sight(
             vm=view,
             now_s=now_s,
             signals=signals,
+            said=said,
+            seen=seen.keys(),
             over=self._history.over(uuid, signals),
             upper=lambda signal: upper(uuid, signal),
-            passed_s=vm.passed_s,
             before=vm.before,
             habits=vm.habits,
             masked=masks,
@@ -272,32 +283,30 @@ class Hsem:
                 value = signals[name]
                 before[name] = value + _FADE * (before.get(name, value) - value)
         counted = vm.counted
-        for name, value in view.hrem.items():
-            if name not in masks and value >= counted.get(name, 0.0):
-                counted[name] = value
+        if not counted and not masks:
+            counted.update(view.hrem)
+        else:
+            for name, value in view.hrem.items():
+                if value > counted.get(name, -1.0) and name not in masks:
+                    counted[name] = value
         span_s = now_s - vm.counted_since_s
         if span_s >= self._policy.history.interval_s:
             self._history.learn(view.uuid, counted, span_s, now_s)
             vm.counted_since_s = now_s
             counted.clear()
 
-    def _observe_habits(self, vm: Vm, view: VmView, masks: frozenset[str], now_s: float) -> None:
-        """Take what the VM is like: its reports, and dom0's counters as often as those come."""
-        level1_s, report = self._policy.levels.level1_s, view.report
-        said = report.signals if report is not None and view.report_is_new else _NO_SIGNALS
-        for name, by_dom0, least in self._habitual:
-            value = (view.hrem if by_dom0 else said).get(name)
-            if value is None or name in masks:
+    def _observe_habits(self, vm: Vm, view: VmView, masks: frozenset[str]) -> None:
+        """Take what the VM is like, by its reports and dom0's counters."""
+        report = view.report if view.report_is_new else None
+        said = report.signals if report is not None else _NO_SIGNALS
+        for key, by_dom0, least in self._habitual if report is not None else self._habitual_of_dom0:
+            value = (view.hrem if by_dom0 else said).get(key.signal)
+            if value is None or key.signal in masks:
                 continue
-            habit = vm.habits.get(name)
+            habit = vm.habits.get(key)
             if habit is None:
-                habit = vm.habits[name] = Habit(least, value)
-                habit.at_s = now_s - level1_s
-            passed_s = now_s - habit.at_s
-            if passed_s >= level1_s or not by_dom0:
-                habit.at_s = now_s
-                covered_s = passed_s if by_dom0 or report is None else min(passed_s, report.interval_s)
-                habit.observe(value, max(covered_s, 0.1))
+                habit = vm.habits[key] = Habit(key, least)
+            habit.take(value, vm.counted_s if by_dom0 else vm.covered_s)
 
     def _drop_gone(self, views: Mapping[str, VmView], now_s: float) -> None:
         """Forget VMs that are gone; one of which anything was found only after a while: it may reboot."""

@@ -7,13 +7,10 @@ from typing import TYPE_CHECKING
 
 from xenwarden_host.hsem.turn import case_of, sentence
 from xenwarden_host.policy.model import RuleKind
-from xenwarden_host.records import LiftLimit, LimitKey, LimitKind, SetLimit
+from xenwarden_host.records import AgentState, LiftLimit, LimitKey, LimitKind, SetLimit, VmType
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
-
     from xenwarden_host.hrem.history import History
-    from xenwarden_host.hsem.rules import Rule
     from xenwarden_host.hsem.state import Vm
     from xenwarden_host.hsem.turn import Turn
     from xenwarden_host.policy.model import Policy
@@ -44,6 +41,8 @@ class Limiter:
         wanted: dict[LimitKey, int] = {}
         reasons: dict[str, None] = {}
         for finding in case_of(vm).of(RuleKind.ORIGINATED):
+            if finding.alone and not vm.limits and self._kind_follows(turn):
+                continue
             for key in finding.limits:
                 if key in vm.limits:
                     wanted[key] = vm.limits[key]
@@ -52,6 +51,20 @@ class Limiter:
                     reasons[sentence(finding.evidence)] = None
         why = "; ".join(reasons) or "it was another kind of activity"
         return self.set(vm, wanted, why, provisional=True)
+
+    def _kind_follows(self, turn: Turn) -> bool:
+        """Tell whether dom0's own agent is about to say of what kind the packets are that were found.
+
+        Then one kind is limited instead of all that it might be, and its proof is seen before that hides it.
+        """
+        waited_s = turn.sight.now_s - case_of(turn.vm).opened_s
+        return (
+            not turn.sight.seen
+            and waited_s < self._policy.watch.look_s
+            and any(
+                view.vm_type is VmType.DOM0 and view.agent is AgentState.ALIVE for view in turn.snapshot.vms
+            )
+        )
 
     def set(self, vm: Vm, wanted: dict[LimitKey, int], why: str, *, provisional: bool) -> list[Action]:
         """Return what makes `wanted` the VM's limits."""
@@ -64,13 +77,9 @@ class Limiter:
         vm.limits = wanted
         return out
 
-    def still_pressed(self, turn: Turn, rules: Iterable[Rule]) -> bool:
-        """Tell whether a contained VM would go on if it could: by what it offers, not by what passes."""
-        sight, pressing = turn.sight, self._policy.release.pressing
-        for rule in rules:
-            if rule.spec.kind is RuleKind.ORIGINATED and turn.hears(rule) and rule.tries(sight) is not None:
-                return True
-        signals = sight.signals
+    def still_pressed(self, turn: Turn) -> bool:
+        """Tell whether a contained VM uses its limits up: by what it offers, not by what passes."""
+        signals, pressing = turn.sight.signals, self._policy.release.pressing
         dropped = signals.get("vif_police_drop_pps", 0.0)
         packets = [key for key in turn.vm.limits if key.kind is LimitKind.VIF_PPS]
         if packets and dropped > 0:

@@ -35,7 +35,8 @@ if TYPE_CHECKING:
     from xenwarden_host.policy.model import Policy
 
 
-_MAX_DOUBLINGS = 10  # of the cool-down: from a minute to most of a day
+_ALONE_TIMES = 4  # a cool-down is so many times as long as the one before
+_MOST_TIMES = 5  # so often: from minutes to days
 
 
 class Machine:
@@ -85,7 +86,11 @@ class Machine:
         """Yield the rules that fire now, and whether that is enough to raise (hysteresis)."""
         vm, now_s, detect = turn.vm, turn.sight.now_s, self._policy.detect
         over = turn.sight.over
+        nothing_stands = vm.case is None and not (vm.streaks or vm.told or vm.distrusted)
         for rule in rules:
+            # Asked of all VMs at each tick, and nearly always answered so.
+            if nothing_stands and rule.gate is not None and rule.gate.isdisjoint(over):
+                continue
             if not turn.hears(rule):
                 # What it began to see before the agent spoke would stand for ever, and keep the VM unlearnt.
                 vm.streaks.pop(rule.spec.name, None)
@@ -153,11 +158,23 @@ class Machine:
     def _is_settled(self, turn: Turn, rule: Rule, outcome: Outcome) -> bool:
         """Tell whether just this was found to be neither a short while ago, and looks so still."""
         settled = turn.vm.settled.get(rule.spec.name)
-        if settled is None or turn.sight.now_s >= settled.until_s:
+        return (
+            settled is not None
+            and turn.sight.now_s < settled.until_s
+            and self._is_its_way(turn, rule, outcome)
+        )
+
+    def _is_its_way(self, turn: Turn, rule: Rule, outcome: Outcome) -> bool:
+        """Tell whether just this was ever found to be neither, is no stronger now, and no attack's way."""
+        vm = turn.vm
+        settled = vm.settled.get(rule.spec.name)
+        if settled is None:
             return False
         if (outcome.strength or 0.0) >= settled.strength * self._policy.watch.again_times > 0:
             return False
-        return rule.convicts(turn.sight, {}) is None
+        # What a limit hides stands as it was seen before the limit.
+        latch = {} if vm.case is None else vm.case.convict_latches.setdefault(rule.spec.name, {})
+        return rule.convicts(turn.sight, latch) is None
 
     def _open(self, turn: Turn, raising: list[tuple[Rule, Outcome]], out: list[Action]) -> None:
         """Put the VM under watch."""
@@ -228,7 +245,13 @@ class Machine:
             evidence = tuple(item for finding in suffering for item in finding.evidence)
             why = f"it is a victim too: {sentence(evidence)}"
             out.append(Transition(vm.uuid, vm.state, vm.state, Verdict.ATTACKER, True, why, evidence))
-        if self._limiter.still_pressed(turn, rules):
+        if self._limiter.still_pressed(turn) or any(
+            rule.spec.kind is RuleKind.ORIGINATED
+            and turn.hears(rule)
+            and (tried := rule.tries(turn.sight)) is not None
+            and not self._is_its_way(turn, rule, tried)
+            for rule in rules
+        ):
             vm.calm_since_s = None
         elif _informed(turn) and vm.calm_since_s is None:
             vm.calm_since_s = now_s
@@ -246,9 +269,9 @@ class Machine:
         ]
         if originated:
             self._open(turn, originated, out)
-        elif any(rule.by_report for rule, _outcome, _enough in fired) or any(
-            not flow.ended for flow in turn.sight.host.flooders(vm.uuid)
-        ):
+        elif any(
+            rule.by_report and not self._is_its_way(turn, rule, outcome) for rule, outcome, _enough in fired
+        ) or any(not flow.ended for flow in turn.sight.host.flooders(vm.uuid)):
             vm.calm_since_s = None
         elif _informed(turn) and vm.calm_since_s is None:
             vm.calm_since_s = now_s
@@ -391,12 +414,14 @@ class Machine:
             # stopped is not: else an attack in short bursts would be free after the first.
             hidden = any(item.signal in turn.sight.masked for item in finding.evidence)
             if now_s - finding.last_s < watch.calm_s or hidden:
+                # At least until it is seen again: reports may be further apart than that.
+                alone_s, times, strength = max(watch.cooldown_s, 2 * vm.covered_s), 0, finding.strength
                 before = vm.settled.get(rule)
-                # Found so again soon after: it is the VM's way. Each time it is let alone twice as long.
-                again = before is not None and now_s - before.until_s < watch.memory_s
-                times = before.times + 1 if before is not None and again else 0
-                until_s = now_s + watch.cooldown_s * 2 ** min(times, _MAX_DOUBLINGS)
-                vm.settled[rule] = Settled(until_s, finding.strength, times)
+                # Found so again before as long has passed: it is the VM's way, and let alone for longer.
+                if before is not None and now_s - before.until_s < max(before.alone_s, watch.memory_s):
+                    times, strength = before.times + 1, max(strength, before.strength)
+                    alone_s = max(watch.cooldown_s * _ALONE_TIMES ** min(times, _MOST_TIMES), alone_s)
+                vm.settled[rule] = Settled(now_s + alone_s, alone_s, strength, times)
             elif finding.hits:
                 vm.past[rule] = (now_s, finding.hits)
         out += self.close(vm, Verdict.NEITHER, why, (*evidence, self._reliability(turn)), now_s)
@@ -433,4 +458,4 @@ def _informed(turn: Turn) -> bool:
 
 def _span_s(turn: Turn, rule: Rule) -> float:
     """Return how much time is covered by what the rule sees in this tick."""
-    return turn.vm.covered_s if rule.by_report else turn.vm.counted_s
+    return turn.vm.covered_s if rule.by_report and turn.fresh else turn.vm.counted_s

@@ -68,7 +68,12 @@ class Rule:
 
         # What its detectors compare with the VM's ordinary reports, and with all that it did in days.
         self.remembers = self._signals_of(Rises)
-        self.habitual = self._signals_of(Unlike)
+        self.habitual = {
+            item.key
+            for group in (*self._raises, *self._convicts)
+            for item in group
+            if isinstance(item, Unlike)
+        }
 
     def _signals_of(self, kind: type[Detector]) -> set[str]:
         return {

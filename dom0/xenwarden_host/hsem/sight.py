@@ -6,13 +6,13 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, NamedTuple, Protocol
 
-from xenwarden_channel.signals import SIGNALS
+from xenwarden_channel.signals import HREM, SIGNALS
 from xenwarden_host.records import Evidence
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable, Collection, Mapping
 
-    from xenwarden_host.hsem.habit import Habit
+    from xenwarden_host.hsem.habit import Habit, HabitKey
     from xenwarden_host.hsem.traffic import Step, Traffic
     from xenwarden_host.records import LimitKey, VmView
 
@@ -57,11 +57,12 @@ class Sight:
     vm: VmView
     now_s: float
     signals: Mapping[str, float]
+    said: Mapping[str, float]  # the agent's own words, of this tick
+    seen: Collection[str]  # signals of VSEM that dom0 saw itself, whatever the agent says
     upper: Callable[[str], float | None]
     over: frozenset[str]  # signals that are over their usual upper limit
-    passed_s: float  # between the agent's last two words, by dom0's clock
     before: Mapping[str, float]  # means of the last ordinary reports, of what rules compare with them
-    habits: Mapping[str, Habit]
+    habits: Mapping[HabitKey, Habit]
     masked: frozenset[str]
     traffic: Traffic
     limits: Mapping[LimitKey, int]  # ours, wanted and in force
@@ -74,7 +75,7 @@ class Sight:
     def evidence(self, signal: str, value: float, usual: float, text: str) -> Evidence:
         """Return evidence about the VM; unit and source are the signal's."""
         source, unit, _meaning = SIGNALS[signal]
-        return Evidence(signal, value, usual, unit, source, self.rule, text)
+        return Evidence(signal, value, usual, unit, HREM if signal in self.seen else source, self.rule, text)
 
 
 def amount(value: float) -> str:

@@ -13,7 +13,7 @@ from xenwarden_host.records import Evidence, Level, LimitKey, VmState
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from xenwarden_host.hsem.habit import Habit
+    from xenwarden_host.hsem.habit import Habit, HabitKey
     from xenwarden_host.hsem.rules import Latch
     from xenwarden_host.hsem.sight import Flow
     from xenwarden_host.records import Answer
@@ -34,6 +34,7 @@ class Settled:
     """What was found to be neither, though it goes on."""
 
     until_s: float
+    alone_s: float  # so long it was let alone, until then
     strength: float
     times: int  # found so
 
@@ -102,9 +103,7 @@ class Vm:
     distrusted: bool = False  # the agent does not tell the truth
     tell: bool = False  # level and limits must be said again: daemon or domain is new
     streaks: dict[str, Streak] = field(default_factory=dict)
-    heard_s: float | None = None  # when the agent last said something
-    passed_s: float = 0.0  # by dom0's clock, between that and its word before
-    covered_s: float = 0.0  # by that word: what it says, and no more than has passed
+    covered_s: float = 0.0  # by the agent's last word
     measured_s: float | None = None  # when dom0 last counted
     counted_s: float = 0.0  # the time that those counts cover
     told: set[str] = field(default_factory=set)  # alerts that stand
@@ -114,7 +113,7 @@ class Vm:
     masked_until: dict[LimitKey, float] = field(default_factory=dict)
     traffic: Traffic = field(default_factory=Traffic)
     before: dict[str, float] = field(default_factory=dict)  # means of the last ordinary reports
-    habits: dict[str, Habit] = field(default_factory=dict)  # by signal
+    habits: dict[HabitKey, Habit] = field(default_factory=dict)
     counted: dict[str, float] = field(default_factory=dict)  # dom0's counters since, at their highest
     counted_since_s: float = 0.0
 

@@ -6,6 +6,8 @@ from __future__ import annotations
 from collections import deque
 from typing import TYPE_CHECKING, NamedTuple
 
+from xenwarden_channel.signals import BY_DOM0, HEADERS
+
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
@@ -13,6 +15,11 @@ if TYPE_CHECKING:
 
 TICKS = 32  # how far back is looked: detection takes a report or two, a verdict some more
 SIGNALS = ("vif_tx_pps", "vif_tx_bps", "vif_rx_pps", "vif_rx_bps")
+# VSEM's signals that dom0 knows itself, once its own agent looks at the VM: by its name for them.
+BY_HEADERS = {f"{BY_DOM0}{name}": name for name in HEADERS} | {
+    signal: signal.removeprefix(BY_DOM0) for signal in SIGNALS
+}
+_LOOKED_AT = f"{BY_DOM0}{HEADERS[0]}"  # there as long as it looks
 
 
 class Tick(NamedTuple):
@@ -23,6 +30,13 @@ class Tick(NamedTuple):
     tx_bps: float
     rx_pps: float
     rx_bps: float
+
+
+def by_headers(hrem: Mapping[str, float]) -> dict[str, float]:
+    """Return what dom0 saw of the VM in VSEM's words; empty where its own agent does not look at the VM."""
+    if _LOOKED_AT not in hrem:
+        return {}
+    return {name: hrem[signal] for signal, name in BY_HEADERS.items() if signal in hrem}
 
 
 class Step(NamedTuple):
@@ -37,20 +51,29 @@ class Step(NamedTuple):
 class Traffic:
     """The last ticks of one VM's vifs."""
 
-    __slots__ = ("ticks",)
+    __slots__ = ("_headers", "ticks")
 
     def __init__(self) -> None:
         self.ticks: deque[Tick] = deque(maxlen=TICKS)
+        self._headers: deque[tuple[float, Mapping[str, float]]] | None = None  # few VMs have them
 
     def add(self, now_s: float, signals: Mapping[str, float]) -> None:
         """Note a tick; one in which a counter had a gap is left out."""
         if "vif_tx_pps" in signals and "vif_rx_pps" in signals:
-            self.ticks.append(Tick(now_s, *(signals.get(name, 0.0) for name in SIGNALS)))
+            tx_bps, rx_bps = signals.get("vif_tx_bps", 0.0), signals.get("vif_rx_bps", 0.0)
+            self.ticks.append(Tick(now_s, signals["vif_tx_pps"], tx_bps, signals["vif_rx_pps"], rx_bps))
+        if _LOOKED_AT in signals:
+            if self._headers is None:
+                self._headers = deque(maxlen=TICKS)
+            self._headers.append((now_s, signals))
 
     def mean(self, signal: str, since_s: float) -> float | None:
-        """Return the mean of one of SIGNALS since then; None where nothing was counted."""
-        index = 1 + SIGNALS.index(signal)
-        values = [tick[index] for tick in self.ticks if tick.at_s > since_s]
+        """Return the mean of one of SIGNALS or BY_HEADERS since then; None where nothing was counted."""
+        if signal in SIGNALS:
+            index = 1 + SIGNALS.index(signal)
+            values = [tick[index] for tick in self.ticks if tick.at_s > since_s]
+        else:
+            values = [seen[signal] for at_s, seen in self._headers or () if at_s > since_s and signal in seen]
         return sum(values) / len(values) if values else None
 
     def latest_rx_pps(self) -> float:

@@ -52,6 +52,7 @@ _STANDS = (LimitState.SET, LimitState.UNSUPPORTED)
 
 # A kernel that lacks a module looks for it each time that it is asked.
 _UNSUPPORTED_S = 15.0
+_NO_LIMITS: frozenset[LimitKey] = frozenset()
 
 
 @dataclass(frozen=True, slots=True)
@@ -183,7 +184,9 @@ class LimitEngine:
 
     def held(self, uuid: str) -> frozenset[LimitKey]:
         """Return the VM's limits that are set and were read back as set."""
-        by_key = self._status.get(uuid, {})
+        by_key = self._status.get(uuid)
+        if not by_key:  # asked of all VMs at each tick
+            return _NO_LIMITS
         return frozenset(key for key, status in by_key.items() if status.state is LimitState.SET)
 
     def unsettled(self, domains: Sequence[DomainInfo]) -> bool:

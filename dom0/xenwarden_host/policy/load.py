@@ -134,6 +134,7 @@ def _policy(data: Mapping[str, Any], sources: dict[str, str], own: Loaded | None
                 maximum=entry.get("maximum", {}),
                 source=source,
                 fail_safe=model.FailSafe(entry["fail_safe"]) if "fail_safe" in entry else None,
+                self_asks=tuple(entry["self_asks"]) if "self_asks" in entry else None,
             )
         )
     return model.Policy(
@@ -182,7 +183,8 @@ def _limit(values: Mapping[str, Any]) -> model.LimitPolicy:
 
 def _grants(values: Mapping[str, Any]) -> model.GrantPolicy:
     resources = {name: _record(model.GrantRule, values[name]) for name in RESOURCES}
-    return _record(model.GrantPolicy, {**values, "resources": resources})
+    changed = {"resources": resources, "self_asks": tuple(values["self_asks"])}
+    return _record(model.GrantPolicy, {**values, **changed})
 
 
 def _balance(values: Mapping[str, Any]) -> model.BalancePolicy:

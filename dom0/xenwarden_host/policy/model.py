@@ -70,6 +70,7 @@ class VmEntry:
     fail_safe: FailSafe | None = None  # None: as for all
     guarantee: Mapping[str, int] = field(default_factory=dict)  # by resource; memory in kB
     maximum: Mapping[str, int] = field(default_factory=dict)
+    self_asks: tuple[str, ...] | None = None  # None: as for all
 
     def fits(self, uuid: str, name: str) -> bool:
         """Tell whether this entry is about the VM."""
@@ -89,6 +90,7 @@ class VmPolicy:
     fail_safe: FailSafe
     guarantee: Mapping[str, int] = field(default_factory=dict)
     maximum: Mapping[str, int] = field(default_factory=dict)
+    self_asks: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -189,6 +191,8 @@ class GrantPolicy:
     idle_s: float
     host_keeps_kb: int
     vcpus_per_cpu: float
+    self_asks: tuple[str, ...]
+    pressed_s: float
 
 
 class BalanceMode(StrEnum):
@@ -241,6 +245,7 @@ class Watch:
     min_observations: int
     min_hits: int
     calm_s: float
+    look_s: float
     answer_wait_s: float
     acquit_s: float
     max_s: float
@@ -282,6 +287,7 @@ class HistoryPolicy:
     floor: float
     ceiling: float
     rise_per_day: float
+    hour_s: float
     memory_s: float
     near_capacity_pct: float
     forget_s: float
@@ -352,5 +358,13 @@ class Policy:
                     entry.fail_safe or self.fail_safe,
                     entry.guarantee,
                     entry.maximum,
+                    self.grants.self_asks if entry.self_asks is None else entry.self_asks,
                 )
-        return VmPolicy(UNKNOWN, protect=False, exempt=False, source="built-in", fail_safe=self.fail_safe)
+        return VmPolicy(
+            UNKNOWN,
+            protect=False,
+            exempt=False,
+            source="built-in",
+            fail_safe=self.fail_safe,
+            self_asks=self.grants.self_asks,
+        )

@@ -16,6 +16,8 @@ if TYPE_CHECKING:
 
 MAX_LINE_BYTES = 1 << 20
 _MAX_INTERVAL_S = 86400.0
+_PEER = ("protocol", "port", "pps", "syn_pps")
+_PROTOCOLS = ("tcp", "udp", "icmp", "other")
 _OF_DOM0 = frozenset(name for name, (source, _unit, _meaning) in SIGNALS.items() if source == HREM)
 
 
@@ -172,7 +174,9 @@ def _held(value: Any, name: str) -> None:
         raise BadLineError(f"{name}: expected a list of kinds of limits") from None
 
 
-def _members(**checks: Callable[[Any, str], object]) -> Callable[[Any, str], None]:
+def _members(
+    optional: tuple[str, ...] = (), **checks: Callable[[Any, str], object]
+) -> Callable[[Any, str], None]:
     def check(value: Any, name: str) -> None:
         if value.__class__ is not dict:
             raise BadLineError(f"{name}: expected an object")
@@ -180,11 +184,23 @@ def _members(**checks: Callable[[Any, str], object]) -> Callable[[Any, str], Non
             if member not in checks:
                 raise BadLineError(f"unknown member {name}.{member}")
             checks[member](content, f"{name}.{member}")
-        missing = checks.keys() - value.keys()
+        missing = checks.keys() - value.keys() - {*optional}
         if missing:
             raise BadLineError(f"{name}: expected {min(missing)}, which is missing")
 
     return check
+
+
+def _destinations(value: Any, name: str) -> None:
+    if value.__class__ is not list or not all(
+        peer.__class__ is list
+        and len(peer) == len(_PEER)
+        and peer[0] in _PROTOCOLS
+        and peer[1].__class__ is int
+        and all(number.__class__ in (int, float) and 0 <= number <= MAX_NUMBER for number in peer[1:])
+        for peer in value
+    ):
+        raise BadLineError(f"{name}: expected a list of [{', '.join(_PEER)}]")
 
 
 def _kept(value: Any, name: str) -> None:
@@ -202,7 +218,16 @@ _CHECKS: dict[str, Callable[[Any, str], object]] = {
     "paused": _flag,
     "agent": _one_of(AgentState),
     "held": _held,
-    "report": _members(seq=_whole, boot=_text, level=_whole, interval_s=_interval, age_s=_number),
+    "report": _members(
+        ("passed_s",),
+        seq=_whole,
+        boot=_text,
+        level=_whole,
+        interval_s=_interval,
+        age_s=_number,
+        passed_s=_number,
+    ),
+    "destinations": _destinations,
     "answer": _members(id=_whole, load_pct=_number, near_max=_whole, near_max_of=_whole),
     "gone": _flag,
     "release": _text,

@@ -96,7 +96,11 @@ class Recorder:
         signals = view.hrem
         if view.report is not None and view.report_is_new:
             signals = {**signals, **view.report.signals}
-            out["report"] = _report(view.report, view.report_age_s)
+            out["report"] = _report(view.report, view)
+            if view.report.destinations:
+                out["destinations"] = [
+                    [peer.protocol, peer.port, peer.pps, peer.syn_pps] for peer in view.report.destinations
+                ]
         if signals:
             out["signals"] = signals
         if view.answer is not None and self._answered.get(view.uuid) != view.answer.ask_id:
@@ -105,13 +109,14 @@ class Recorder:
         return out
 
 
-def _report(report: Report, age_s: float | None) -> dict[str, Any]:
+def _report(report: Report, view: VmView) -> dict[str, Any]:
     return {
         "seq": report.seq,
         "boot": report.boot,
         "level": report.level,
         "interval_s": report.interval_s,
-        "age_s": age_s,
+        "age_s": view.report_age_s,
+        "passed_s": view.passed_s,
     }
 
 

@@ -20,6 +20,7 @@ from xenwarden_host.records import (
     LiftLimit,
     LimitKey,
     OrderLevel,
+    Peer,
     Report,
     SetLimit,
     Snapshot,
@@ -58,6 +59,8 @@ class _Vm:
     report: Report | None = None
     report_is_new: bool = False
     reported_s: float = 0.0
+    handed_s: float | None = None  # the tick that took it
+    passed_s: float = 0.0
     answer: Answer | None = None
     seq: int = 0
 
@@ -200,18 +203,21 @@ class Replay:
 
     def _report(self, vm: _Vm, line: Line, t: float) -> None:
         own = line.said.get("report")
+        gap_s = None if vm.handed_s is None else t - vm.handed_s
         if own is None:
             # As far apart as they say, or as they come.
-            gap_s = t - vm.reported_s if vm.report is not None else self._level1_s
-            interval_s = vm.interval_s or self._interval_s or gap_s
-            seq, boot, level, age_s = vm.seq + 1, "00000000", 1, 0.0
+            interval_s = vm.interval_s or self._interval_s or gap_s or self._level1_s
+            seq, boot, level, age_s, passed_s = vm.seq + 1, "00000000", 1, 0.0, gap_s or interval_s
         else:
             seq, boot, level = own["seq"], own["boot"], own["level"]
             interval_s, age_s = own["interval_s"], own["age_s"]
+            passed_s = own.get("passed_s", gap_s or self._level1_s)
         vm.seq = seq
         vm.report = Report(
-            seq, boot, level, "", (), interval_s, line.guest, (), "", 0, 0.0, 0.0, 0, 0
+            seq, boot, level, "", (), min(interval_s, passed_s), line.guest, (), "", 0, 0.0, 0.0, 0, 0,
+            tuple(Peer("", *peer) for peer in line.said.get("destinations", ())),
         )  # fmt: skip
+        vm.passed_s, vm.handed_s = passed_s, t
         vm.reported_s = t - age_s
         vm.report_is_new = True
 
@@ -268,6 +274,7 @@ def _view(vm: _Vm, t: float, *, now: bool) -> VmView:
         None if report is None else t - vm.reported_s,
         vm.answer,
         vm.held,
+        passed_s=vm.passed_s,
     )
 
 

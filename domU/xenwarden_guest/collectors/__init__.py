@@ -57,6 +57,19 @@ def read_file(path: str) -> bytes:
         os.close(fd)
 
 
+def read_lines(path: str) -> bytes:
+    """Return the content of a file that consists of lines.
+
+    Raises:
+        OSError: it cannot be read.
+        Unparsable: it ends within a line: what is cut there would be a smaller number.
+    """
+    text = read_file(path)
+    if text and not text.endswith(b"\n"):
+        raise Unparsable("cut")
+    return text
+
+
 def number(word: bytes) -> int:
     """Parse an unsigned decimal counter of at most 20 digits (2^64).
 

@@ -40,6 +40,11 @@ class Interface:
         self.bridge = bridge
         self.device = device  # backed by a device, not made in software
 
+    @property
+    def backend(self) -> bool:
+        """Say whether this is the far end of another domain's interface."""
+        return self.name.startswith("vif")
+
     def __eq__(self, other: object) -> bool:
         return isinstance(other, Interface) and all(
             getattr(self, slot) == getattr(other, slot) for slot in self.__slots__
@@ -110,6 +115,6 @@ def own(interfaces: list[Interface], *, management: bool) -> list[Interface]:
     """
     candidates = [i for i in interfaces if i.ethernet and i.name != "lo"]
     if management:
-        return [i for i in candidates if not i.enslaved and not i.name.startswith(("vif", "tap"))]
+        return [i for i in candidates if not (i.enslaved or i.backend or i.name.startswith("tap"))]
     backed = [i for i in candidates if i.device]
     return backed or [i for i in candidates if not i.enslaved]

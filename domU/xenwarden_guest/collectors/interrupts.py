@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from xenwarden_guest.collectors import Unparsable, number, read_file
+from xenwarden_guest.collectors import Unparsable, number, read_lines
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -17,7 +17,7 @@ def collect(roots: Roots) -> dict[str, int]:
         OSError: there is no such file.
         Unparsable: it holds something else, or no event channel at all.
     """
-    return {"hv_events": parse(read_file(roots.proc + "/interrupts"))}
+    return {"hv_events": parse(read_lines(roots.proc + "/interrupts"))}
 
 
 def parse(text: bytes) -> int:

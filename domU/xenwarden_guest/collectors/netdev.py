@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from xenwarden_guest.collectors import Unparsable, number, read_file
+from xenwarden_guest.collectors import Unparsable, number, read_lines
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -23,7 +23,7 @@ def read(roots: Roots) -> bytes:
     Raises:
         OSError: it cannot be read.
     """
-    return read_file(roots.proc + "/net/dev")
+    return read_lines(roots.proc + "/net/dev")
 
 
 def parse(text: bytes) -> dict[str, Counters]:

@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from xenwarden_guest.collectors import Unparsable, number, read_file
+from xenwarden_guest.collectors import Unparsable, number, read_lines
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -26,10 +26,10 @@ def collect(roots: Roots) -> dict[str, int]:
         OSError: there is no such file.
         Unparsable: it holds something else.
     """
-    counters = parse(read_file(roots.proc + "/net/snmp"))
+    counters = parse(read_lines(roots.proc + "/net/snmp"))
     try:
-        text6 = read_file(roots.proc + "/net/snmp6")
-    except OSError:
+        text6 = read_lines(roots.proc + "/net/snmp6")
+    except FileNotFoundError:
         return counters  # no IPv6: nothing is missing
     counters["udp_errors"] += parse6(text6)
     return counters
@@ -61,11 +61,12 @@ def parse6(text: bytes) -> int:
     """Return the sum of IPv6's UDP errors and ICMPv6 errors received.
 
     Raises:
-        Unparsable: a value is no counter.
+        Unparsable: one is missing or no counter.
     """
     total = 0
     for name in _WANTED6:
         _, found, rest = text.partition(name)
-        if found:
-            total += number(rest[: rest.find(b"\n")].strip())
+        if not found:
+            raise Unparsable("IPv6 counters not found")
+        total += number(rest[: rest.find(b"\n")].strip())
     return total

@@ -121,13 +121,14 @@ class Program:
         return bytes(out)
 
 
-def classifier(own_mac: bytes = b"") -> bytes:
+def classifier(own_mac: bytes = b"", *, backend: bool = False) -> bytes:
     """Return the program that gives a packet the index of its class in CLASSES.
 
-    `own_mac` is given for a bridge: then only frames from or to it count.
+    `own_mac` is given for a bridge: then only frames from or to it count. `backend`: the interface is the far
+    end of a guest's, and it is the guest that sends and receives.
     """
     p = Program()
-    _direction(p, own_mac)
+    _direction(p, own_mac, backend=backend)
     _layers(p)
     p.label("fragment")
     p.jump(_JEQ, _UDP, "udp", "unclassified")
@@ -210,7 +211,7 @@ def address_hash(address: bytes, salt: int) -> int:
     return folded * _HASH_2 & _WORD
 
 
-def sampler(sent: Plan, received: Plan, own_mac: bytes = b"") -> bytes:
+def sampler(sent: Plan, received: Plan, own_mac: bytes = b"", *, backend: bool = False) -> bytes:
     """Return the program that takes packets by the plan of their direction, cut to their headers.
 
     Only packets with an IP or ARP address: the others have no peer. Only headers of fixed length, so that
@@ -218,7 +219,7 @@ def sampler(sent: Plan, received: Plan, own_mac: bytes = b"") -> bytes:
     headers nothing is taken.
     """
     p = Program()
-    _direction(p, own_mac)
+    _direction(p, own_mac, backend=backend)
     _layers(p, by_peer=not (sent.takes_all and received.takes_all), fixed_only=True)
     p.label("layer4")
     for protocol, label in ((_TCP, "tcp"), (_UDP, "udp"), (_ICMP, "icmp"), (_ICMP6, "icmp")):
@@ -293,14 +294,17 @@ def counted_only() -> bytes:
     return p.assemble()
 
 
-def _direction(p: Program, own_mac: bytes) -> None:
+def _direction(p: Program, own_mac: bytes, *, backend: bool) -> None:
     """Leave for "none" what is not the VM's own; remember the direction in M[0]."""
     p.op(_LD_B_ABS, _AD_PKTTYPE)
-    p.jump(_JEQ, _OUTGOING, "sent")
-    if own_mac:
-        p.jump(_JEQ, _HOST, "", "none")
+    if backend:
+        p.jump(_JEQ, _OUTGOING, "", "sent")  # whatever comes in by a vif its guest sent, to whomever
     else:
-        p.jump(_JEQ, _OTHERHOST, "none")
+        p.jump(_JEQ, _OUTGOING, "sent")
+        if own_mac:
+            p.jump(_JEQ, _HOST, "", "none")
+        else:
+            p.jump(_JEQ, _OTHERHOST, "none")
     p.op(_LD_IMM, 1)
     p.op(_ST, _SCRATCH_RX)
     p.goto("layer2")

@@ -110,6 +110,10 @@ class Monitor:
         if len(found) > interfaces.MAX_INTERFACES:
             self.failed.add("interfaces")
             found = found[: interfaces.MAX_INTERFACES]
+        self.follow(found)
+
+    def follow(self, found: list[Interface]) -> None:
+        """Look at these interfaces from now on."""
         wanted = {interface.index: interface for interface in found}
         for index, watched in list(self._watched.items()):
             if wanted.get(index) != watched.interface:
@@ -119,9 +123,16 @@ class Monitor:
             if index not in self._watched:
                 self._watched[index] = _Watched(interface)
 
-    def look(self, seconds: float) -> None:
-        """Take in what the sockets saw in the `seconds` since the last look."""
+    def look(self, seconds: float, *, glance: bool = False) -> bool:
+        """Take in what the sockets saw in the `seconds` since the last look; return whether there was any.
+
+        A `glance` takes no system call at an interface on which nothing happens: counting waits.
+        """
+        looked = False
         for watched in self._watched.values():
+            if glance and watched.sampler is not None and watched.sampler.is_idle:
+                continue
+            looked = True
             try:
                 if watched.sampler is None or watched.classes is None:
                     watched.open()
@@ -132,6 +143,7 @@ class Monitor:
                 self._names = []  # it may be another one by now
                 if interfaces.is_up(self._roots, watched.interface.name):
                     self.failed.add("headers")  # refused, or counts were lost; one that is down sends nothing
+        return looked
 
     def _classes(self, counter: ClassCounter) -> dict[str, int]:
         """Add the class counts, and return them."""
@@ -185,11 +197,15 @@ class Monitor:
         sums: dict[str, int] = {}
         for watched in self._watched.values():
             before, counters = watched.counters, table.get(watched.interface.name)
+            if counters is None:
+                self.failed.add("netdev")
             watched.counters = dict(zip(_COUNTERS, counters, strict=True)) if counters else {}
             for name in _COUNTERS:
                 moved = step(before, watched.counters, name, seconds)
                 if moved is not None:
                     sums[name] = sums.get(name, 0) + moved
+        if "netdev" in self.failed:
+            return {}
         return {
             signal: sums[counter] * scale / seconds
             for signal, (counter, scale) in _SIGNALS.items()
@@ -202,6 +218,14 @@ class Monitor:
         A collector that failed meanwhile takes its signals with it: part of a sum is no sum.
         """
         found = self._interface_rates(seconds)
+        found.update(self.packets(seconds))
+        dests = self._tx.top(found.get("tx_pps", 0.0), found.get("tx_syn_pps", 0.0))
+        sources = self._rx.top(found.get("rx_pps", 0.0), found.get("rx_syn_pps", 0.0))
+        return found, dests, sources, self.start()
+
+    def packets(self, seconds: float) -> dict[str, float]:
+        """Return the signals of packets by class and of their headers, of the `seconds` since `start`."""
+        found: dict[str, float] = {}
         if "headers" not in self.failed and self._sums and seconds > 0:
             found.update(self._class_rates(seconds))
             found["tx_dests"] = float(self._tx.distinct())
@@ -210,11 +234,13 @@ class Monitor:
             external = self._tx.external_share()
             if external is not None:
                 found["tx_external_share"] = external
-        dests = self._tx.top(found.get("tx_pps", 0.0), found.get("tx_syn_pps", 0.0))
-        sources = self._rx.top(found.get("rx_pps", 0.0), found.get("rx_syn_pps", 0.0))
+        return found
+
+    def start(self) -> list[str]:
+        """Begin to add up anew, and return what failed until now."""
         failed = sorted(self.failed)
         self._start()
-        return found, dests, sources, failed
+        return failed
 
     def close(self) -> None:
         """Give all sockets back."""

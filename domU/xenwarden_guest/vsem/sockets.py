@@ -89,7 +89,8 @@ class ClassCounter:
                 # The kernel chose the group's number for the first member; the others name it.
                 group = int.from_bytes(sock.getsockopt(_SOL_PACKET, _PACKET_FANOUT, 4), byteorder) & 0xFFFF
             own_mac = interface.address if interface.bridge else b""
-            _attach(self._sockets[0], _SOL_PACKET, _PACKET_FANOUT_DATA, bpf.classifier(own_mac))
+            code = bpf.classifier(own_mac, backend=interface.backend)
+            _attach(self._sockets[0], _SOL_PACKET, _PACKET_FANOUT_DATA, code)
             self.read()  # what came while the group was incomplete is in wrong classes
         except OSError:
             self.close()
@@ -124,10 +125,11 @@ class HeaderSampler:
         OSError: no CAP_NET_RAW or no such interface.
     """
 
-    __slots__ = ("_next", "_own_mac", "_ring", "_socket", "received", "sent")
+    __slots__ = ("_backend", "_next", "_own_mac", "_ring", "_socket", "received", "sent")
 
     def __init__(self, interface: Interface, sent: bpf.Plan, received: bpf.Plan) -> None:
         self._own_mac = interface.address if interface.bridge else b""
+        self._backend = interface.backend
         self._next = 0
         self._ring: mmap | None = None
         self._socket = _packet_socket()
@@ -144,7 +146,7 @@ class HeaderSampler:
             raise
 
     def _filter(self) -> None:
-        code = bpf.sampler(self.sent, self.received, self._own_mac)
+        code = bpf.sampler(self.sent, self.received, self._own_mac, backend=self._backend)
         _attach(self._socket, SOL_SOCKET, _SO_ATTACH_FILTER, code)
 
     def follow(self, sent: bpf.Plan, received: bpf.Plan) -> None:
@@ -176,10 +178,18 @@ class HeaderSampler:
                 break
             size = int.from_bytes(ring[at + 8 : at + 12], byteorder)
             start = at + int.from_bytes(ring[at + 12 : at + 14], byteorder)
-            found.append((ring[at + _PKTTYPE_BYTE] == _OUTGOING, ring[start : start + size]))
+            sent = (ring[at + _PKTTYPE_BYTE] == _OUTGOING) is not self._backend
+            found.append((sent, ring[start : start + size]))
             ring[at : at + 4] = _STATUS_KERNEL
             self._next = (self._next + 1) % _FRAMES
         return found
+
+    @property
+    def is_idle(self) -> bool:
+        """Say whether all packets are sampled, and there has been none since the last call of `read`."""
+        every = self.sent.takes_all and self.received.takes_all
+        waiting = self._ring is not None and self._ring[self._next * _FRAME_BYTES + _STATUS_BYTE]
+        return every and not waiting
 
     def counts(self) -> tuple[int, int]:
         """Return (packets chosen, of these lost because the ring was full) since the last call."""

@@ -15,6 +15,7 @@ from daemon_world import World
 from hypothesis import given
 from hypothesis import strategies as st
 
+from picturing.scenes import evil
 from xenwarden_host.cli import reporting, timeline
 from xenwarden_host.cli.page import page
 from xenwarden_host.control.client import RefusedError
@@ -24,7 +25,6 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
-EVIL = "</svg></style><script>alert(1)</script>\"'><img src=x onerror=alert(1)>&lt;\x1b[31m\x00"
 TAGS = {
     "html", "head", "meta", "title", "style", "body", "h1", "h2", "div", "p", "span", "ul", "li", "br",
     "b", "table", "thead", "tbody", "tr", "th", "td", "figure", "figcaption", "svg", "rect", "line",
@@ -110,19 +110,6 @@ def test_page_loads_nothing_and_runs_nothing(data: dict[str, Any]) -> None:
     assert read.attributes <= ATTRIBUTES
     assert not re.search(r"url\(|@import|https?:", text)
     assert "default-src 'none'" in text
-
-
-def evil(value: Any) -> Any:
-    """Return the data with every text that a guest or a name could fill in replaced."""
-    if isinstance(value, list):
-        return [evil(item) for item in value]
-    if isinstance(value, dict):
-        kept = ("event", "old", "new", "signal", "kind", "to", "uuid", "state", "data")
-        return {
-            key: item if key in kept and not isinstance(item, dict) else evil(item)
-            for key, item in value.items()
-        }
-    return EVIL if isinstance(value, str) else value
 
 
 def test_no_text_of_a_guest_becomes_markup(data: dict[str, Any]) -> None:

@@ -3,24 +3,17 @@
 
 from __future__ import annotations
 
-import contextlib
-import fcntl
-import os
-import struct
-import subprocess
 import sys
-import termios
-import time
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Any
 from uuid import UUID
 
-import pyte
 import pytest
 from daemon_world import World
 from hypothesis import given
 from hypothesis import strategies as st
 
+from picturing.terminal import Terminal
 from xenwarden_host.cli.output import columns
 from xenwarden_host.cli.topcolumns import NAMES, arrange
 from xenwarden_host.cli.topdetail import sparkline
@@ -243,65 +236,21 @@ def test_top_without_a_terminal_says_what_to_do(world: World) -> None:
     assert err == "xenwarden: top needs a terminal\n  for a file or a pipe use: xenwarden top -b\n"
 
 
-class Pilot:
-    """`xenwarden top` on a terminal of its own; the world goes on while one waits for what it shows."""
-
-    def __init__(self, world: World, *options: str, term: str = "xterm") -> None:
-        self.world = world
-        self._screen = pyte.Screen(80, 24)
-        self._stream = pyte.ByteStream(self._screen)
-        self._keyboard, terminal = os.openpty()
-        fcntl.ioctl(terminal, termios.TIOCSWINSZ, struct.pack("HHHH", 24, 80, 0, 0))
-        os.set_blocking(self._keyboard, False)
-        code = "import sys; from xenwarden_host.cli.main import main; sys.exit(main(sys.argv[1:]))"
-        self.process = subprocess.Popen(
-            [sys.executable, "-c", code, "--socket", str(world.run_dir / "control.sock"), "top", *options],
-            stdin=terminal,
-            stdout=terminal,
-            stderr=terminal,
-            start_new_session=True,
-            env={**os.environ, "TERM": term, "LC_ALL": "C.UTF-8", "PYTHONPATH": str(ROOT / "dom0")},
-        )
-        os.close(terminal)
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        if self.process.poll() is None:
-            self.process.kill()
-            self.process.wait()
-        os.close(self._keyboard)
-
-    def press(self, text: str) -> None:
-        """Type it."""
-        os.write(self._keyboard, text.encode())
-
-    def sees(self, text: str) -> bool:
-        """Wait until the text is on the screen; false where it is not within 30 s."""
-        return self._until(lambda: text in "\n".join(self._screen.display))
-
-    def ended(self) -> int | None:
-        """Wait for its end; return its exit status."""
-        self._until(lambda: self.process.poll() is not None)
-        return self.process.returncode
-
-    def _until(self, true: Any) -> bool:
-        end_s = time.monotonic() + 30
-        while time.monotonic() < end_s:
-            self.world.service.step(0.01)
-            with contextlib.suppress(OSError):  # nothing to read, or it ended
-                self._stream.feed(os.read(self._keyboard, 65536))
-            if true():
-                return True
-        return False
+def pilot(world: World, *options: str, term: str = "xterm") -> Terminal:
+    """Run `xenwarden top` on a terminal of its own; the world goes on while one waits for what it shows."""
+    code = "import sys; from xenwarden_host.cli.main import main; sys.exit(main(sys.argv[1:]))"
+    return Terminal(
+        [sys.executable, "-c", code, "--socket", str(world.run_dir / "control.sock"), "top", *options],
+        idle=lambda: world.service.step(0.01),
+        environment={"TERM": term, "PYTHONPATH": str(ROOT / "dom0")},
+    )
 
 
 def test_operator_looks_limits_and_releases_at_a_terminal(world: World) -> None:
     flood(world)
     cap = LimitKey(LimitKind.CAP)
     uuid = world.guests["mallory"].uuid
-    with Pilot(world) as top:
+    with pilot(world) as top:
         assert top.sees("3 VMs  1 contained")
         top.press("\r")
         assert top.sees("tx_syn_pps")
@@ -325,9 +274,9 @@ def test_operator_looks_limits_and_releases_at_a_terminal(world: World) -> None:
 def test_terminal_is_left_after_the_iterations_and_an_unknown_one_is_refused(world: World) -> None:
     world.start("quiet")
     world.run(seconds=1)
-    with Pilot(world, "-n", "1", "-d", "0.2") as top:
+    with pilot(world, "-n", "1", "-d", "0.2") as top:
         assert top.sees("quiet")
         assert top.ended() == 0
-    with Pilot(world, term="no-such") as top:
+    with pilot(world, term="no-such") as top:
         assert top.sees("top cannot use this terminal (TERM=no-such)")
         assert top.ended() == 1

@@ -3,7 +3,9 @@
 
 from __future__ import annotations
 
+import os
 import re
+import shutil
 import signal
 import socket
 import subprocess
@@ -31,8 +33,8 @@ ROOT = Path(__file__).resolve().parents[3]
 Samples = dict[tuple[str, tuple[tuple[str, str], ...]], float]
 
 
-def scrape(world: World) -> Samples:
-    """Return what a scrape of an exporter of this world gives."""
+def served(world: World) -> str:
+    """Return what a scrape of an exporter of this world gives, as Prometheus reads it."""
     registry = CollectorRegistry()
     registry.register(Collector(str(world.run_dir / "control.sock")))
     got: list[bytes] = []
@@ -41,9 +43,14 @@ def scrape(world: World) -> Samples:
     while thread.is_alive():
         world.service.step(0.01)
     thread.join()
+    return got[0].decode()
+
+
+def scrape(world: World) -> Samples:
+    """Return the values of a scrape."""
     return {
         (sample.name, tuple(sorted(sample.labels.items()))): sample.value
-        for family in text_string_to_metric_families(got[0].decode())
+        for family in text_string_to_metric_families(served(world))
         for sample in family.samples
     }
 
@@ -134,3 +141,85 @@ def test_process_serves_without_a_daemon_and_ends_on_a_signal(tmp_path: Path, ev
     assert process.returncode == 0
     assert "xenwardend is not running" in err
     assert "Traceback" not in err + second.stderr
+
+
+# --- Prometheus' own word --------------------------------------------------------------------------------
+
+RULES = ROOT / "dom0/prometheus/xenwarden.rules.yml"
+# A minute each: mallory is contained from the third on, its limit fails, its agent falls silent.
+TIMES = {
+    'xenwarden_vm_state{name="mallory",uuid="u",xenwarden_vm_state="contained"}': "0 0 1x20",
+    'xenwarden_vm_state{name="mallory",uuid="u",xenwarden_vm_state="protected"}': "0x20",
+    'xenwarden_vm_limit{name="mallory",uuid="u",kind="cap",state="failed"}': "0 0 1x20",
+    'xenwarden_vm_agent{name="mallory",uuid="u",xenwarden_vm_agent="silent"}': "0 0 1x20",
+    'xenwarden_up{instance="host"}': "1 1 0x20",
+    'xenwarden_kill_switch{instance="host"}': "0 0 1x20",
+    'xenwarden_store_connected{instance="host"}': "1x20",
+    'xenwarden_daemon_errors_total{where="apply"}': "0x20",
+}
+# By minute: who is called.
+CALLED = {
+    "1m": (),
+    "2m": ("XenwardenAttacker",),
+    "3m": ("XenwardenAttacker", "XenwardenLimitFailed"),
+    "8m": ("XenwardenAttacker", "XenwardenLimitFailed", "XenwardenDown", "XenwardenAgentSilent"),
+    "18m": (
+        "XenwardenAttacker",
+        "XenwardenLimitFailed",
+        "XenwardenDown",
+        "XenwardenAgentSilent",
+        "XenwardenKillSwitch",
+    ),
+}
+
+
+@pytest.fixture
+def promtool() -> str:
+    program = shutil.which("promtool")
+    if program is None and not os.environ.get("CI"):
+        pytest.skip("there is no promtool: ci/setup --full installs it")
+    assert program is not None, "there is no promtool"
+    return program
+
+
+@pytest.mark.full
+def test_promtool_finds_nothing_to_say_of_rules_and_metrics(promtool: str, world: World) -> None:
+    checked = subprocess.run([promtool, "check", "rules", RULES], capture_output=True, text=True, check=False)
+    assert checked.returncode == 0, checked.stdout + checked.stderr
+    mallory = world.start("mallory")
+    mallory.signals.update(tx_pps=5000, tx_syn_pps=5000)
+    world.run(seconds=30)
+    linted = subprocess.run(
+        [promtool, "check", "metrics"], input=served(world), capture_output=True, text=True, check=False
+    )
+    assert (linted.returncode, linted.stdout + linted.stderr) == (0, "")
+
+
+@pytest.mark.full
+def test_prometheus_calls_who_should_be_called_and_when(promtool: str, tmp_path: Path) -> None:
+    names = [rule["alert"] for rule in yaml.safe_load(RULES.read_text())["groups"][0]["rules"]]
+    tests = {
+        "rule_files": [str(RULES)],
+        "evaluation_interval": "1m",
+        "tests": [
+            {
+                "interval": "1m",
+                "input_series": [{"series": series, "values": values} for series, values in TIMES.items()],
+                "promql_expr_test": [
+                    {
+                        "expr": f'count by (alertname) (ALERTS{{alertstate="firing",alertname="{name}"}})',
+                        "eval_time": time,
+                        "exp_samples": [{"labels": f'{{alertname="{name}"}}', "value": 1}]
+                        if name in called
+                        else [],
+                    }
+                    for time, called in CALLED.items()
+                    for name in names
+                ],
+            }
+        ],
+    }
+    file = tmp_path / "rules.yml"
+    file.write_text(yaml.safe_dump(tests))
+    done = subprocess.run([promtool, "test", "rules", file], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr

@@ -80,6 +80,20 @@ def test_claimed_hours_teach_no_faster(world: World) -> None:
     assert history.upper(mallory.uuid, "tx_syn_pps") == pytest.approx(before, rel=0.05)
 
 
+def test_claimed_hours_are_no_overflow_and_no_history_of_one(world: World) -> None:
+    mallory = world.start("mallory")
+    world.run(10)
+    boot, mallory.connection = mallory.connection, None
+    for second in range(30):
+        mallory.signals = {"fork_ps": 5000.0 if second % 10 == 0 else 1.0}
+        mallory.connection = boot
+        mallory.report(level=1, why="", over="", interval=3600)
+        mallory.connection = None
+        world.run(1)
+    warden = world.service.warden
+    assert warden.history.full_s(mallory.uuid, "forks", world.clock.monotonic()) <= 30
+
+
 def test_decoy_does_not_buy_time_for_a_flood(world: World) -> None:
     mallory = world.start("mallory", agent=False)
     world.run(30)

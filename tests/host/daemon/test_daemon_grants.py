@@ -298,3 +298,26 @@ def test_what_is_no_request_is_refused(world: World, value: bytes) -> None:
     world.run(seconds=3)
     assert web.down(paths.DOWN_GRANT) == {}
     assert memory_kb(world, web) == OWN_KB
+
+
+def test_agents_are_told_what_they_may_ask_for_by_themselves(tmp_path: Path) -> None:
+    with World(tmp_path) as world:
+        web = start(world)
+        assert not any(name.startswith("more_") for name in web.down(paths.DOWN_ORDER))
+    policy = """
+grants: {self_asks: [memory], pressed_s: 10}
+vms:
+  - {name: db, self_asks: [vcpus, weight]}
+  - {name: batch, self_asks: []}
+"""
+    with World(tmp_path / "second", policy=policy) as world:
+        told = {}
+        for name in ("web", "db", "batch"):
+            order = start(world, name).down(paths.DOWN_ORDER)
+            told[name] = {field: order[field] for field in order if field.startswith("more_")}
+        pauses = {"more_after_s": "10", "more_every_s": "60"}
+        assert told == {
+            "web": {"more_memory": "262144", **pauses},
+            "db": {"more_vcpus": "1", "more_weight": "128", **pauses},
+            "batch": {},
+        }

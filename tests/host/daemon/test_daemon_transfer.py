@@ -60,7 +60,7 @@ def test_vm_that_migrates_has_its_limits_and_originals_on_the_other_host(
     host.service.warden.save()
     data = exported(host, capsys)  # while the daemon runs
     limits = host.xenwarden("limits")
-    learnt = host.service.warden.history.dump(host.guests["web"].uuid)
+    learnt = host.service.warden.history.dump(host.guests["web"].uuid, hours=False)
     assert learnt["signals"]
     host.end()
     assert take(other, data, tmp_path) == 0
@@ -77,7 +77,7 @@ def test_vm_that_migrates_has_its_limits_and_originals_on_the_other_host(
         assert [[row[name] for name in same] for row in there] == [
             [row[name] for name in same] for row in limits
         ]
-        assert other.service.warden.history.dump(web.uuid) == learnt
+        assert other.service.warden.history.dump(web.uuid, hours=False) == learnt
         other.xenwarden("release", "web")
         params = other.hypervisor.sched_params(web.domid)
         assert (params.cap, params.weight) == (80, 256)

@@ -19,6 +19,7 @@ def status(
     ("key", "value", "original", "said"),
     [
         ("cap", 25, "80", "CPU of web limited to 25 % of one CPU (before: 80)"),
+        ("cap", 50, "0", "CPU of web limited to 50 % of one CPU (before: no limit)"),
         ("vif-rate", 10_000_000, None, "network traffic sent by web limited to 10 Mbit/s (before: no limit)"),
         ("vif-in", 1_500, None, "network traffic to web limited to 1.5 kbit/s (before: no limit)"),
         ("vif-pps/syn", 99, None, "TCP SYN packets sent by web limited to 99 per second (before: no limit)"),

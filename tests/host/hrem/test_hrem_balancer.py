@@ -159,6 +159,9 @@ def test_moods() -> None:
     assert mood(WEIGHT, full, POLICY, contended=True) is Mood.HUNGRY
     assert mood(WEIGHT, full, POLICY, contended=False) is Mood.CONTENT  # a host that is not full
     assert mood(WEIGHT, {"vcpu_pct": 100.0, "steal_pct": 0.0}, POLICY, contended=True) is Mood.CONTENT
+    # It had its turn while its agent looked: more than in the while that dom0 looks at, and waited less.
+    turn = {"vcpu_pct": 33.0, "cpu_pct": 60.0, "steal_pct": 38.0}
+    assert mood(WEIGHT, turn, POLICY, contended=True) is Mood.HUNGRY
     assert mood(WEIGHT, {"vcpu_pct": 3.0}, POLICY, contended=True) is Mood.IDLE
     assert mood(WEIGHT, {"steal_pct": 99.0}, POLICY, contended=True) is Mood.CONTENT  # dom0 saw nothing
     assert mood(MEMORY, {"mem_used_pct": 85.0}, POLICY, contended=False) is Mood.HUNGRY

@@ -6,6 +6,7 @@ from __future__ import annotations
 import json
 import math
 from statistics import NormalDist
+from typing import TYPE_CHECKING
 
 import pytest
 from hypothesis import given
@@ -13,6 +14,9 @@ from hypothesis import strategies as st
 
 from xenwarden_host.hrem.history import History
 from xenwarden_host.policy.load import defaults
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
 POLICY = defaults()
 PRIOR = POLICY.profiles["unknown"]["tx_syn_pps"]
@@ -80,11 +84,86 @@ def test_slow_poisoning_takes_days_for_each_factor_and_ends_at_the_ceiling() -> 
     hour_s = 3600.0
     limit = PRIOR
     history.learn("a", {"tx_syn_pps": limit}, hour_s, 0)
+    highest = [limit] * 24
     for hour in range(1, 24 * 30):
+        history.set_time(hour * hour_s)
         before = upper(history)
         history.learn("a", {"tx_syn_pps": 0.99 * before}, hour_s, hour * hour_s)
-        assert upper(history) <= before * LEARN.rise_per_day ** (1 / 24) * 1.0001
+        # From one day to the next, whatever the hour.
+        assert upper(history) <= max(PRIOR, highest[hour % 24]) * LEARN.rise_per_day * 1.0001
+        assert upper(history) <= PRIOR * LEARN.rise_per_day ** (hour / 24 + 1) * 1.0001
+        highest[hour % 24] = upper(history)
     assert upper(history) <= LEARN.ceiling * PRIOR * 1.0001
+
+
+def days(history: History, count: int, signal: Callable[[int], float], first: int = 0) -> list[list[float]]:
+    """Live so many days, `signal` by hour of the day; return the limit at the begin of each hour."""
+    limits: list[list[float]] = []
+    for day in range(first, first + count):
+        limits.append([])
+        for hour in range(24):
+            begin_s = (day * 24 + hour) * 3600.0
+            history.set_time(begin_s)
+            limits[-1].append(upper(history))
+            for step in range(60):
+                history.learn("a", {"tx_syn_pps": signal(hour)}, 60.0, begin_s + step * 60)
+    return limits
+
+
+def test_a_job_of_each_night_is_usual_at_night_and_at_no_other_time() -> None:
+    history = History(POLICY)
+    limits = days(history, 6, lambda hour: 4 * PRIOR if hour == 2 else 0.6 * PRIOR)
+    assert all(limit < 2 * PRIOR for limit in limits[0])
+    # Margin times what it does at night; the hours beside it are given the same: jobs drift.
+    assert limits[5][2] > 6 * PRIOR
+    assert limits[5][14] == pytest.approx(LEARN.margin * 0.6 * PRIOR, rel=0.05)
+    known = [limit for limit in history.hours("a", "tx_syn_pps") if limit is not None]
+    assert len(known) == 24
+    assert known[14] == pytest.approx(limits[5][14], rel=0.05)
+    history.set_time(2 * 3600.0)
+    assert upper(history) > 6 * PRIOR
+
+
+def test_an_hour_that_was_seen_on_too_few_days_has_the_limit_of_all_hours() -> None:
+    history = History(POLICY)
+    days(history, 2, lambda hour: PRIOR if hour == 2 else 0.1 * PRIOR)
+    assert history.hours("a", "tx_syn_pps") == [None] * 24
+    found = []
+    for hour in range(24):
+        history.set_time(hour * 3600.0)
+        found.append(upper(history))
+    assert len(set(found)) == 1
+
+
+def test_the_night_of_an_attack_does_not_make_the_next_one_usual() -> None:
+    """What it does once in an hour that is known moves that hour by no more than a day may."""
+    history = History(POLICY)
+    days(history, 5, lambda _hour: 0.4 * PRIOR)
+    limits = days(history, 2, lambda hour: 50 * PRIOR if hour == 2 else 0.4 * PRIOR, first=5)
+    assert limits[1][2] <= LEARN.rise_per_day * PRIOR
+
+
+def test_hours_survive_a_dump_and_another_policy() -> None:
+    history = History(POLICY)
+    days(history, 5, lambda hour: 3 * PRIOR if hour == 2 else 0.6 * PRIOR)
+    again = History(POLICY)
+    again.restore("a", json.loads(json.dumps(history.dump("a", hours=False))))
+    again.restore_hours("a", json.loads(json.dumps(history.dump_hours("a"))))
+    assert again.hours("a", "tx_syn_pps") == history.hours("a", "tx_syn_pps")
+    for each in (history, again):
+        each.set_time(2 * 3600.0)
+    assert upper(again) == upper(history) > 4 * PRIOR
+    again.profile("a", "web")  # another prior: what it did stays what it did
+    teach(again, [3 * PRIOR] * 10)
+    assert upper(again) == pytest.approx(LEARN.margin * 3 * PRIOR, rel=0.1)
+
+
+@pytest.mark.parametrize("change", [{"p95": "?"}, {"seen_s": ""}, {"signals": []}, {"priors": []}])
+def test_hours_that_are_none_are_refused(change: dict[str, object]) -> None:
+    history = History(POLICY)
+    teach(history, [1.0])
+    with pytest.raises(ValueError, match="hour"):
+        history.restore("a", {**history.dump("a"), "hours": {**history.dump_hours("a"), **change}})
 
 
 def test_frozen_vm_learns_nothing() -> None:

@@ -41,8 +41,6 @@ class Vm:
         self.service = service
         self.seq = 0
 
-        self.claims_s = 5.0  # the time that its agent says a report covers
-
     def second(
         self, dom0: Mapping[str, float], said: Mapping[str, float] | None = None
     ) -> tuple[Overflow, ...]:
@@ -51,7 +49,7 @@ class Vm:
         report = None
         if said is not None:
             self.seq += fresh
-            report = Report(self.seq, "00000001", 1, "", (), self.claims_s, said, (), "", 0, 0.0, 0.0, 0, 0)
+            report = Report(self.seq, "00000001", 1, "", (), 5.0, said, (), "", 0, 0.0, 0.0, 0, 0)
         view = VmView(
             "u", 1, "vm", VmType.PV, 1, self.known_s + self.now_s, False, dom0,
             AgentState.ALIVE if report else AgentState.ABSENT, report, fresh, 0.0, None, service=self.service,
@@ -190,10 +188,3 @@ def test_cpu_at_its_maximum_on_a_quiet_day_is_found_in_time() -> None:
     limits = [(e["event"], e["kind"]) for e in events if e["event"] in ("limit", "lift")]
     assert limits == [("limit", "cap"), ("lift", "cap")]
     assert [e["verdict"] for e in events if e["event"] == "verdict"] == ["neither"]
-
-
-def test_hours_that_an_agent_claims_are_no_history() -> None:
-    vm = Vm()
-    vm.claims_s = 3600.0
-    vm.seconds(20, {}, {"fork_ps": FULL["forks"]})
-    assert vm.history.full_s("u", "forks", vm.now_s) <= 20

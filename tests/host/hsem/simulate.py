@@ -26,6 +26,7 @@ from xenwarden_host.records import (
     LiftLimit,
     LimitKey,
     OrderLevel,
+    Peer,
     Report,
     SetLimit,
     Snapshot,
@@ -95,6 +96,7 @@ class SimVm:
     by_operator: frozenset[LimitKey] = frozenset()  # in force beside HSEM's
     born_s: float = 0.0
     silent_from_s: float = 1e9
+    destinations: tuple[Peer, ...] = ()  # its agent tells at level 2
     starved_s: int = 0  # the agent gets to run only every so many seconds
 
 
@@ -270,6 +272,7 @@ class Host:
             seq=vm.seq, boot="00000001", level=level, why=min(over, default=""), over=tuple(sorted(over)),
             interval_s=covered_s, signals=mean, missing=(), agent_version="0.1.0", agent_rss_kb=9000,
             agent_cpu_s=1.0, agent_up_s=60.0, near_max=0, near_max_of=12,
+            destinations=vm.destinations if level == 2 else (),
         )  # fmt: skip
         vm.report_s = self.now_s
         return True
@@ -287,6 +290,7 @@ class Host:
             known_s=self.now_s - vm.born_s, paused=vm.paused, hrem={} if vm.vm_type is VmType.DOM0 else hrem,
             agent=agent, report=vm.report, report_is_new=fresh, report_age_s=age_s, answer=vm.answer,
             held=frozenset(vm.limits) | vm.by_operator,
+            passed_s=0.0 if vm.report is None else vm.report.interval_s,
         )  # fmt: skip
 
 

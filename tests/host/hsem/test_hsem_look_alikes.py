@@ -11,7 +11,7 @@ from simulate import SYN, Flood, Host, SimVm
 
 from xenwarden_host.policy.load import defaults
 from xenwarden_host.policy.model import VmEntry
-from xenwarden_host.records import Level, LimitKey, SetLimit, Transition, Verdict, VmState
+from xenwarden_host.records import Level, LimitKey, Peer, SetLimit, Transition, Verdict, VmState
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -335,6 +335,34 @@ def test_connections_that_fail(
     assert {found for _t, found in host.verdicts("v")} - {Verdict.NEITHER} == (
         {verdict} if verdict else set()
     )
+
+
+@pytest.mark.parametrize(("port", "verdict"), [(0, Verdict.ATTACKER), (5432, None)])
+@pytest.mark.parametrize("before", [client(0.1, 0), client(30, 0.5)])
+def test_ports_tried_one_by_one_are_told_from_a_server_that_is_down(
+    before: dict[str, float], port: int, verdict: Verdict | None
+) -> None:
+    """The counters are the same, of a quiet client and of a busy one."""
+    more = client(50, 50)
+    then = {name: before[name] + more[name] for name in before}
+    tried = (Peer("10.0.0.9", "tcp", port, 50.0, 50.0), Peer("10.0.0.8", "tcp", 443, 200.0, 20.0))
+    vm = SimVm("v", script=lambda t: then if t > 300 else before, destinations=tried)
+    host = Host(vm, SimVm("x"), SimVm("y")).run(480)
+    assert {found for _t, found in host.verdicts("v")} - {Verdict.NEITHER} == (
+        {verdict} if verdict else set()
+    )
+
+
+def test_who_answers_a_flood_from_addresses_that_are_not_there_scans_nobody() -> None:
+    def flooded(t: float) -> dict[str, float]:
+        if t <= 60:
+            return {"tx_syn_pps": 0.3, "rx_synack_pps": 0.1}
+        return {"tx_syn_pps": 0.3, "rx_synack_pps": 0.1, "rx_syn_pps": 2000.0, "rx_pps": 2050.0,
+                "tx_synack_pps": 1500.0, "tx_pps": 1550.0, "tx_dests": 1500.0}  # fmt: skip
+
+    host = Host(SimVm("v", script=flooded), SimVm("x")).run(200)
+    assert host.verdict("v") is Verdict.VICTIM
+    assert not host.limited("v")
 
 
 @pytest.mark.parametrize(("pps", "dests", "verdict"), [(150, 40, Verdict.ATTACKER), (150, 190, None)])

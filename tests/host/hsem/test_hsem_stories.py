@@ -129,14 +129,14 @@ def test_flood_of_bytes_holds_the_rate_while_it_presses() -> None:
 def test_scan_is_an_attack_and_polling_many_is_not() -> None:
     def scans(t: float) -> dict[str, float]:
         return (
-            {"tx_dests": 900.0, "tx_syn_pps": 80.0, "rx_synack_pps": 2.0, "tcp_fail_ps": 70.0}
+            {"tx_dests": 900.0, "tx_syn_pps": 95.0, "rx_synack_pps": 2.0, "tcp_fail_ps": 70.0}
             if t > 10
             else {}
         )
 
     def polls(t: float) -> dict[str, float]:
         return (
-            {"tx_dests": 900.0, "tx_syn_pps": 80.0, "rx_synack_pps": 79.0, "tx_pps": 500.0} if t > 10 else {}
+            {"tx_dests": 900.0, "tx_syn_pps": 95.0, "rx_synack_pps": 94.0, "tx_pps": 500.0} if t > 10 else {}
         )
 
     host = Host(SimVm("scanner", script=scans), SimVm("monitor", script=polls)).run(120)

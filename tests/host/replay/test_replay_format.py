@@ -218,3 +218,32 @@ def test_one_counter_alone_is_alarmed_where_it_is_unlike_itself(
     assert alarms
     assert all(begun_s <= t <= begun_s + 4 * 3600 for t in alarms)
     assert {event["event"] for event in events} == {"alarm", "end"}
+
+
+def test_destinations_of_a_level_2_detail_are_recorded_without_addresses_and_replayed(tmp_path: Path) -> None:
+    def day(port: int) -> list[dict[str, Any]]:
+        lines = []
+        for step in range(400):
+            failed = 0.0 if step < 300 else 50.0
+            signals = {
+                "tcp_open_ps": failed,
+                "tcp_fail_ps": failed,
+                "tx_syn_pps": failed,
+                "tx_pps": 100 + failed,
+            }
+            lines.append(
+                {"t": step * 60, "vm": "a", "signals": signals, "destinations": [["tcp", port, 50.0, 50.0]]}
+            )
+        path = write(tmp_path / f"{port}.jsonl", lines, {"xenwarden_recording": 1, "interval_s": 60})
+        return [event for event in replay(path) if event["event"] == "verdict"]
+
+    assert "attacker" in [event["verdict"] for event in day(0)]
+    assert "attacker" not in [event["verdict"] for event in day(5432)]
+
+
+@pytest.mark.parametrize(
+    "wrong", ['{"tcp":1}', '[["tcp",80]]', '[["gre",80,1,1]]', '[["tcp",80.5,1,1]]', '[["tcp",80,1,-1]]']
+)
+def test_destinations_that_are_none_are_refused(wrong: str) -> None:
+    with pytest.raises(BadLineError, match="destinations"):
+        parse_line(f'{{"t":1,"vm":"a","destinations":{wrong}}}')

@@ -11,6 +11,7 @@ import stat
 import threading
 from typing import TYPE_CHECKING, Any
 
+import pytest
 from daemon_world import World
 
 from xenwarden_host.cli import recording
@@ -20,8 +21,6 @@ from xenwarden_host.control.client import ControlClient, RefusedError
 if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
-
-    import pytest
 
 FLOOD = {"tx_syn_pps": 4000.0, "tx_pps": 4100.0, "rx_pps": 5.0}
 
@@ -112,6 +111,22 @@ def test_replay_of_a_recording_decides_what_the_daemon_decided(tmp_path: Path) -
     assert replayed(events) == live
     assert [event["verdict"] for event in events if event["event"] == "verdict"] == ["attacker"]
     assert events[-1]["bad"] == 0
+
+
+def test_recording_says_when_each_agent_was_heard_before_it_began(tmp_path: Path) -> None:
+    path = tmp_path / "run.jsonl"
+    with World(tmp_path) as world:
+        guest = world.start("guest")
+        world.run(22)
+        inbox = world.service.warden.tracker.vms()[guest.uuid].inbox
+        before_s = world.clock.monotonic() - (inbox.report_age_s(world.clock.monotonic()) or 0.0)
+        record = Recording(world, path)
+        world.run(10)
+        record.end()
+    lines = [json.loads(line) for line in path.read_text().splitlines()]
+    first = next(line for line in lines if "report" in line)
+    heard_s = first["t"] - first["report"]["age_s"]
+    assert first["report"]["passed_s"] == pytest.approx(heard_s - before_s, abs=1.0)
 
 
 def test_recording_is_for_root_alone_and_never_over_another_file(tmp_path: Path) -> None:

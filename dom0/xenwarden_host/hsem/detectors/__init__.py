@@ -13,8 +13,10 @@ from typing import TYPE_CHECKING, Protocol
 
 from xenwarden_host.hsem.detectors.above import Above
 from xenwarden_host.hsem.detectors.agent_state import AgentStateIs
+from xenwarden_host.hsem.detectors.asks_each import AsksEach
 from xenwarden_host.hsem.detectors.flooded import Flooded
 from xenwarden_host.hsem.detectors.floods import Floods
+from xenwarden_host.hsem.detectors.many_ports import ManyPorts
 from xenwarden_host.hsem.detectors.overflows import Overflows
 from xenwarden_host.hsem.detectors.packet_size import PacketSize
 from xenwarden_host.hsem.detectors.per import Per
@@ -57,8 +59,10 @@ class Detector(Protocol):
 DETECTORS: dict[str, type[Detector]] = {
     "above": Above,
     "agent-state": AgentStateIs,
+    "asks-each": AsksEach,
     "flooded": Flooded,
     "floods": Floods,
+    "many-ports": ManyPorts,
     "overflows": Overflows,
     "packet-size": PacketSize,
     "per": Per,

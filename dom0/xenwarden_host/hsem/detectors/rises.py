@@ -3,7 +3,8 @@
 
 Arguments: `signal`, `of`, `at_least` (0 to 100).
 Fires if `signal` at least doubled, and its rise is at least so many times the rise of `of`: over their
-means of the last ordinary reports. So a flood shows in a busy VM, where it is a small share of the whole.
+means of the last ordinary reports; not where `of` fell by more than that. So a flood shows in a busy VM,
+where it is a small share of the whole.
 """
 
 from __future__ import annotations
@@ -37,7 +38,8 @@ class Rises:
             whole = signals[self._of] - before[self._of]
         except KeyError:  # not measured now, or not in ordinary times
             return None
-        if part < before[self._signal] or part < self._at_least * whole:
+        # Where the rest fell by more than this rose, something else ended: that tells nothing.
+        if part < before[self._signal] or part < self._at_least * whole or whole < -part:
             return None
         text = (
             f"{SIGNALS[self._signal][2]}: {amount(part)}/s more than before, and {amount(max(0.0, whole))}/s "

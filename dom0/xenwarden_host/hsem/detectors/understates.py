@@ -1,7 +1,8 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
 """The agent says far less than dom0 counts itself.
 
-Arguments: `said` (the agent's signal), `counted` (dom0's), `times`, `slack`.
+Arguments: `said` (the agent's signal), `counted` (dom0's: of its counters, or of the headers that its own
+agent samples at level 2), `times`, `slack`.
 Fires if dom0's mean since the report before is more than `times` what the agent said, plus `slack`. What
 time its report covers the agent may claim: dom0 compares over its own.
 """
@@ -33,11 +34,10 @@ class Understates:
 
     def check(self, sight: Sight) -> Hit | None:
         """Return the hit where it fires on what is seen now."""
-        report = sight.vm.report
-        said = sight.signals.get(self._said)
-        if report is None or said is None:
+        said = sight.said.get(self._said)
+        if said is None:
             return None
-        counted = sight.traffic.mean(self._counted, sight.now_s - sight.passed_s)
+        counted = sight.traffic.mean(self._counted, sight.now_s - sight.vm.passed_s)
         if counted is None or counted <= self._times * said + self._slack:
             return None
         claim = f"the agent says {measured(self._said, said)} {SIGNALS[self._said][2]}"

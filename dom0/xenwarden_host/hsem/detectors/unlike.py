@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
 """A signal is unlike what it has been in the days before, up or down.
 
-Arguments: `signal`; `times`, `sustained_times`; `after_s`.
-Fires if the signal is off its mean by more than `times` the farthest that it had been, or has been off
-for a while by more than `sustained_times` the same. Not before it was seen for `after_s`.
+Arguments: `signal`; `times`, `per_day`; `after_s`.
+Fires if the signal is off its level of the last hour, or the hour off that of the last day, by more than
+`times` what it reaches `per_day` times a day. Not before it was seen for `after_s`.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from xenwarden_channel.signals import SIGNALS
+from xenwarden_host.hsem.habit import HabitKey
 from xenwarden_host.hsem.sight import Hit, measured
 
 if TYPE_CHECKING:
@@ -24,21 +25,20 @@ class Unlike:
 
     def __init__(self, arguments: Mapping[str, Any]) -> None:
         self._signal: str = arguments["signal"]
-        self._times: float = arguments["times"]
-        self._sustained: float = arguments["sustained_times"]
+        self.key = HabitKey(self._signal, arguments["times"], arguments["per_day"])
         self._after_s: float = arguments["after_s"]
         self.signals = (self._signal,)
         self.corruptible = self.signals
 
     def check(self, sight: Sight) -> Hit | None:
         """Return the hit where it fires on what is seen now."""
-        habit = sight.habits.get(self._signal)
-        if habit is None or (habit.strange <= self._times and habit.sustained <= self._sustained):
+        habit = sight.habits.get(self.key)
+        if habit is None or not habit.strange:
             return None
         value = sight.signals.get(self._signal)
         if value is None or habit.seen_s < self._after_s:
             return None
-        usual = measured(self._signal, habit.mean)
+        usual = measured(self._signal, habit.usual)
         now = f"{SIGNALS[self._signal][2]}: {measured(self._signal, value)}"
-        text = f"{now}, unlike the days before, with a mean of {usual}"
-        return Hit(sight.evidence(self._signal, value, habit.mean, text))
+        text = f"{now}, unlike the days before, when it was about {usual}"
+        return Hit(sight.evidence(self._signal, value, habit.usual, text))

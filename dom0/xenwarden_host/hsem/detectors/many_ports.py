@@ -1,0 +1,47 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""Connections are tried at many ports of an address: not what a client does whose server is down.
+
+Arguments: `at_least` (0 to 1); `unknown` (false).
+Fires if at least this share of the SYN that the VM sends goes to addresses at which no port stands out, by
+the detail that its agent tells at level 2; without a detail, if `unknown`.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from xenwarden_host.hsem.sight import Hit, amount
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from xenwarden_host.hsem.sight import Sight
+
+
+class ManyPorts:
+    """From port to port."""
+
+    def __init__(self, arguments: Mapping[str, Any]) -> None:
+        self._at_least: float = arguments["at_least"]
+        self._unknown: bool = arguments.get("unknown", False)
+        self.signals = ("tx_syn_pps",)
+        self.corruptible: tuple[str, ...] = ()  # counted before any limit
+
+    def check(self, sight: Sight) -> Hit | None:
+        """Return the hit where it fires on what is seen now."""
+        report, sent = sight.vm.report, sight.signals.get("tx_syn_pps")
+        if report is None or not sent:
+            return None
+        if not report.destinations and self._unknown:
+            return Hit(sight.evidence("tx_syn_pps", sent, sent, "to which ports, its agent does not say"))
+        scattered = sum(
+            peer.syn_pps for peer in report.destinations if peer.protocol == "tcp" and not peer.port
+        )
+        if not scattered or scattered < self._at_least * sent:
+            return None
+        text = f"{amount(min(scattered, sent))}/s of {amount(sent)}/s go to many ports of an address"
+        return Hit(
+            sight.evidence(
+                "tx_syn_pps", scattered, self._at_least * sent, f"TCP SYN without ACK sent: {text}"
+            )
+        )
