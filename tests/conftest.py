@@ -9,12 +9,18 @@ from typing import TYPE_CHECKING
 
 import pytest
 import xenstored_offline
+from hypothesis import settings
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
     from pathlib import Path
 
     from xenstore_worlds import Wait
+
+
+# A busy machine is no finding.
+settings.register_profile("untimed", settings.default, deadline=None)
+settings.load_profile("untimed")
 
 
 @pytest.fixture(scope="session")

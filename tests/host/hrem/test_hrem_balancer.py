@@ -195,7 +195,7 @@ def make(kind: LimitKind, vms: list[Made], free_mb: int) -> Host:
     return Host(kind, made, free_mb * MB)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(
     st.sampled_from(KINDS),
     VMS,
@@ -247,7 +247,7 @@ def host_bases(host: Host) -> list[int]:
     return [(vm.guarantee or vm.own) * whole // claims for vm in host.vms.values()]
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(st.sampled_from(KINDS), VMS, st.integers(0, 2048))
 def test_at_steady_load_it_comes_to_rest(kind: LimitKind, vms: list[Made], free_mb: int) -> None:
     host = make(kind, vms, free_mb).run(2 * 3600)
@@ -256,7 +256,7 @@ def test_at_steady_load_it_comes_to_rest(kind: LimitKind, vms: list[Made], free_
     assert host.log[before:] == []
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(st.sampled_from(KINDS), VMS, st.lists(st.tuples(MOODS, st.integers(1, 5)), min_size=1, max_size=80))
 def test_who_claims_something_else_every_few_seconds_moves_nothing(
     kind: LimitKind, vms: list[Made], claims: list[tuple[Mood, int]]

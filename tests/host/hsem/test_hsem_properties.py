@@ -34,7 +34,7 @@ def scripted(name: str, phases: list[dict[str, float]], **rest: Any) -> SimVm:
     return SimVm(name, script=script, **rest)
 
 
-@settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=25, suppress_health_check=[HealthCheck.too_slow])
 @given(
     st.lists(phase, max_size=4),
     st.lists(phase, max_size=4),
@@ -77,7 +77,7 @@ def test_rules_of_trust(
         assert state is host.state(name)
 
 
-@settings(max_examples=15, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=15, suppress_health_check=[HealthCheck.too_slow])
 @given(st.lists(phase, min_size=1, max_size=3), st.integers(1, 59))
 def test_dump_and_restore_lose_nothing_that_counts(one: list[dict[str, float]], at_s: int) -> None:
     host = Host(scripted("one", one), SimVm("two")).run(at_s)
@@ -90,7 +90,7 @@ def test_dump_and_restore_lose_nothing_that_counts(one: list[dict[str, float]], 
         assert host.vms["one"].limits == limits
 
 
-@settings(max_examples=10, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=10, suppress_health_check=[HealthCheck.too_slow])
 @given(st.lists(phase, min_size=1, max_size=3))
 def test_same_input_gives_the_same_output(one: list[dict[str, float]]) -> None:
     logs = [Host(scripted("one", one), SimVm("two")).run(60).log for _ in range(2)]

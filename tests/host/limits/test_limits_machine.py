@@ -192,6 +192,6 @@ class Limits(RuleBasedStateMachine):
 
 
 Limits.TestCase.settings = settings(
-    max_examples=150, stateful_step_count=30, deadline=None, suppress_health_check=list(HealthCheck)
+    max_examples=150, stateful_step_count=30, suppress_health_check=list(HealthCheck)
 )
 TestLimits = Limits.TestCase

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from xenwarden_channel.fake import FakeStore
@@ -135,7 +135,6 @@ def test_the_kernel_is_told_what_tc_would_tell_it() -> None:
     assert {said(*m) for m in sent_by_tc() if m[0] in (37, 45)} <= ours
 
 
-@settings(deadline=None)  # a busy machine is no finding
 @given(
     pps=st.dictionaries(st.sampled_from(PacketClass), st.integers(1, 10**9)),
     in_bytes=st.none() | st.integers(1, 10**11),
@@ -218,7 +217,6 @@ def test_a_reading_that_another_change_disturbed_is_repeated(monkeypatch: pytest
     assert rtnetlink.dump(46, b"") == [b"whole"]
 
 
-@settings(deadline=None)  # a busy machine is no finding
 @given(st.lists(st.binary(max_size=120), max_size=4), st.integers(0, 250), st.binary(max_size=30))
 def test_any_answer_is_understood_or_a_value_error(noise: list[bytes], cut: int, more: bytes) -> None:
     for bodies in (noise, [PACKETS[0][:cut] + more + PACKETS[0][cut:]]):
