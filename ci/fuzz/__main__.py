@@ -15,6 +15,8 @@ from typing import TYPE_CHECKING
 
 import atheris
 
+from fuzz import ROOT
+
 if TYPE_CHECKING:
     from collections.abc import Callable
     from types import FrameType, ModuleType
@@ -22,7 +24,6 @@ if TYPE_CHECKING:
     Tracer = Callable[[FrameType, str, object], "Tracer | None"]
     Check = Callable[[bytes], None]
 
-ROOT = Path(__file__).parents[2]
 OURS = ["xenwarden_channel", "xenwarden_guest", "xenwarden_host.daemon.guests"]
 
 

@@ -43,6 +43,15 @@ _HOURS = 24
 _HOUR_PARTS = ("p95", "seen_s", "upper")  # of each hour, as they are dumped
 
 
+def _moved(tracked: float, y: float, step: float) -> float:
+    """Return a tracked percentile after one more value: nearer to it, and not beyond."""
+    if y > tracked:
+        up = tracked + step * _UP
+        return min(y, up)
+    down = tracked - step * _DOWN
+    return max(y, down)
+
+
 class _Vm:
     """One VM's numbers, at the index of each signal in the order of the priors; of the hours in turn."""
 
@@ -171,18 +180,11 @@ class History:
             else:
                 tracked = p95[index]
                 step = 1.0 / count
-                step = max(step, slowest)
-                # No min() and max() here: this is the hot path.
-                if y > tracked:
-                    tracked += step * _UP
-                    tracked = min(tracked, y)
-                else:
-                    tracked -= step * _DOWN
-                    tracked = max(tracked, y)
+                tracked = _moved(tracked, y, max(step, slowest))
             p95[index] = tracked
             times[index] = count
             seen_s[index] += span_s
-            # As _wanted(), in line.
+            # As _limit() and _wanted(), in line: this is done for each signal of each report.
             learnt = policy.margin * (math.exp(tracked) - _UNIT_SHARE)
             if learnt < policy.floor:
                 learnt = policy.floor
@@ -216,14 +218,7 @@ class History:
             known_s = seen_s[here]
             seen_s[here] = known_s + span_s
             tracked = p95[here] if known_s else y
-            step = span_s / (known_s + span_s)
-            step = max(step, slowest)
-            if y > tracked:
-                tracked += step * _UP
-                tracked = min(tracked, y)
-            else:
-                tracked -= step * _DOWN
-                tracked = max(tracked, y)
+            tracked = _moved(tracked, y, max(span_s / (known_s + span_s), slowest))
             p95[here] = tracked
             if known_s < hour_s:
                 upper[here] = vm.upper[index] = vm.whole_upper[index]

@@ -22,6 +22,7 @@ def read(roots: Roots) -> bytes:
 
     Raises:
         OSError: it cannot be read.
+        Unparsable: it ends within a line.
     """
     return read_lines(roots.proc + "/net/dev")
 
