@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from xenwarden_channel.signals import HREM, SIGNALS
 from xenwarden_host.hsem import state
+from xenwarden_host.hsem.detectors.joins import Joins
 from xenwarden_host.hsem.habit import LEAST, Habit
 from xenwarden_host.hsem.machine import Machine
 from xenwarden_host.hsem.masks import STARVING, masked
@@ -34,6 +35,7 @@ if TYPE_CHECKING:
     from xenwarden_host.records import Snapshot, VmView
 
 _NOTHING: frozenset[str] = frozenset()
+_NEXT_DOOR = frozenset((Joins.gate,))
 _NO_SIGNALS: dict[str, float] = {}
 _EXPIRE_EVERY_S = 3600.0
 _FADE = 0.8  # of what was before, at each ordinary report: some reports back is forgotten
@@ -241,13 +243,14 @@ class Hsem:
         # the pace, though: else what both see would count twice.
         seen = by_headers(view.hrem) if said or not trusted else _NO_SIGNALS
         signals = {**said, **view.hrem, **seen} if said or seen else view.hrem
+        over = self._history.over(uuid, signals)
         return Sight(
             vm=view,
             now_s=now_s,
             signals=signals,
             said=said,
             seen=seen.keys(),
-            over=self._history.over(uuid, signals),
+            over=over | _NEXT_DOOR if host.complaints else over,
             upper=lambda signal: upper(uuid, signal),
             before=vm.before,
             habits=vm.habits,

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from xenwarden_channel.signals import HREM, SIGNALS
 from xenwarden_host.hsem.detectors import make
+from xenwarden_host.hsem.detectors.joins import Joins
 from xenwarden_host.hsem.detectors.overflows import Overflows
 from xenwarden_host.hsem.detectors.rises import Rises
 from xenwarden_host.hsem.detectors.surge import Surge
@@ -48,9 +49,10 @@ class Rule:
         self.spec = spec
         self._raises = [[make(item) for item in group] for group in spec.raises]
         self._convicts = [[make(item) for item in group] for group in spec.convicts]
-        # It can raise only where one of these is over what is usual. None: it has a group without a surge.
+        # It can raise only where one of these is over what is usual. None: it has a group without such.
         gates = [
-            next((item.gate for item in group if isinstance(item, Surge)), None) for group in self._raises
+            next((item.gate for item in group if isinstance(item, Surge | Joins)), None)
+            for group in self._raises
         ]
         self.gate = None if None in gates else frozenset(gate for gate in gates if gate is not None)
         self.needs_overflow = all(

@@ -37,6 +37,15 @@ class Flow:
     explained: bool = False  # other suspects send as much as the receiver got
 
 
+class Part(NamedTuple):
+    """A VM's part in a flood: its own rise, that of the receiver, and how many other VMs are part of it."""
+
+    receiver: str
+    sent: Step
+    got: Step
+    others: int
+
+
 class Neighbourhood(Protocol):
     """What is known of a VM's neighbours on this host."""
 
@@ -45,6 +54,9 @@ class Neighbourhood(Protocol):
 
     def flooders(self, uuid: str) -> list[Flow]:
         """Return the suspects that flood this VM."""
+
+    def part(self, uuid: str) -> Part | None:
+        """Return this VM's part in what another is under watch for; None without one."""
 
     def starving(self, signal: str, besides: str) -> list[VmView]:
         """Return the other VMs in which the signal is over its usual upper limit."""

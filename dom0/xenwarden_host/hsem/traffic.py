@@ -84,16 +84,29 @@ class Traffic:
         """Return the rise of what the VM sends, from its quiet level to its highest; None without one."""
         if len(self.ticks) < 2:
             return None
-        values = sorted(tick.tx_pps for tick in self.ticks)
-        base = values[len(values) // 4]
-        peak = max(self.ticks, key=_tx_pps)
-        if base * 2 > peak.tx_pps:  # most of the time seen it was as now: compare with the least
-            base = values[0]
-        rise = peak.tx_pps - base
+        by_rate = sorted(self.ticks, key=_tx_pps)
+        base, peak = by_rate[len(by_rate) // 4], by_rate[-1]
+        if base.tx_pps * 2 > peak.tx_pps:  # most of the time seen it was as now: compare with the least
+            base = by_rate[0]
+        rise = peak.tx_pps - base.tx_pps
         if rise <= 0:
             return None
-        begun_s = next(tick.at_s for tick in self.ticks if tick.tx_pps > base + rise / 2)
-        return Step(begun_s, base, rise, peak.tx_bps / 8 / peak.tx_pps)
+        begun_s = next(tick.at_s for tick in self.ticks if tick.tx_pps > base.tx_pps + rise / 2)
+        return Step(begun_s, base.tx_pps, rise, max(0.0, peak.tx_bps - base.tx_bps) / 8 / rise)
+
+    def received(self) -> Step | None:
+        """Return the rise of what the VM receives, from its quiet level to its highest; None without one."""
+        if len(self.ticks) < 2:
+            return None
+        by_rate = sorted(self.ticks, key=_rx_pps)
+        base, peak = by_rate[len(by_rate) // 4], by_rate[-1]
+        if base.rx_pps * 2 > peak.rx_pps:
+            base = by_rate[0]
+        return _rise(base, peak)
+
+    def still_sends(self, sent: Step, share: float) -> bool:
+        """Tell whether more than this share of a rise is there still, before any limit on packets."""
+        return bool(self.ticks) and self.ticks[-1].tx_pps > sent.base_pps + share * sent.rise_pps
 
     def received_about(self, at_s: float, within_s: float) -> Step | None:
         """Return the rise of what the VM receives about this time; None without one."""
@@ -101,20 +114,24 @@ class Traffic:
         about = [tick for tick in self.ticks if abs(tick.at_s - at_s) <= within_s]
         if not about:
             return None
-        # The quiet before; without any, the least of what was seen since.
-        base = min(before or about, key=_rx_pps) if len(before) < 3 else _median(before[-8:])
+        # What it often received before: one that jumps up and down is not flooded by whoever sends as it
+        # jumps. Without any, the least of what was seen since.
+        base = min(before or about, key=_rx_pps) if len(before) < 3 else _often(before)
         peak = max(about, key=_rx_pps)
-        rise = peak.rx_pps - base.rx_pps
-        if rise <= 0:
-            return None
-        size_bytes = max(0.0, peak.rx_bps - base.rx_bps) / 8 / rise
-        return Step(peak.at_s, base.rx_pps, rise, size_bytes)
+        return _rise(base, peak)
 
 
-def arrives(sent: Step, receiver: Traffic, policy: Neighbours) -> Step | None:
-    """Return the receiver's rise where it is the other end of the sender's; None where it is not."""
+def arrives(
+    sent: Step, receiver: Traffic, policy: Neighbours, at_least_pps: float | None = None
+) -> Step | None:
+    """Return the receiver's rise where it is the other end of the sender's; None where it is not.
+
+    A rise is at least `at_least_pps`, or what the policy says.
+    """
+    if at_least_pps is None:
+        at_least_pps = policy.at_least_pps
     got = receiver.received_about(sent.at_s, policy.within_s)
-    if got is None or got.rise_pps < max(policy.at_least_pps, policy.share * sent.rise_pps):
+    if got is None or got.rise_pps < max(at_least_pps, policy.share * sent.rise_pps):
         return None
     larger, smaller = max(got.size_bytes, sent.size_bytes), min(got.size_bytes, sent.size_bytes)
     return got if larger <= smaller * policy.size_times else None
@@ -124,5 +141,12 @@ _tx_pps: Callable[[Tick], float] = lambda tick: tick.tx_pps  # noqa: E731
 _rx_pps: Callable[[Tick], float] = lambda tick: tick.rx_pps  # noqa: E731
 
 
-def _median(ticks: list[Tick]) -> Tick:
-    return sorted(ticks, key=_rx_pps)[len(ticks) // 2]
+def _rise(base: Tick, peak: Tick) -> Step | None:
+    rise = peak.rx_pps - base.rx_pps
+    if rise <= 0:
+        return None
+    return Step(peak.at_s, base.rx_pps, rise, max(0.0, peak.rx_bps - base.rx_bps) / 8 / rise)
+
+
+def _often(ticks: list[Tick]) -> Tick:
+    return sorted(ticks, key=_rx_pps)[len(ticks) * 3 // 4]

@@ -136,6 +136,8 @@ class Neighbours:
     at_least_pps: float
     within_s: float
     size_times: float
+    together_share: float
+    together_pps: float
     fell_to: float
 
 

@@ -16,6 +16,7 @@ from xenwarden_host.hsem.detectors.agent_state import AgentStateIs
 from xenwarden_host.hsem.detectors.asks_each import AsksEach
 from xenwarden_host.hsem.detectors.flooded import Flooded
 from xenwarden_host.hsem.detectors.floods import Floods
+from xenwarden_host.hsem.detectors.joins import Joins
 from xenwarden_host.hsem.detectors.many_ports import ManyPorts
 from xenwarden_host.hsem.detectors.overflows import Overflows
 from xenwarden_host.hsem.detectors.packet_size import PacketSize
@@ -62,6 +63,7 @@ DETECTORS: dict[str, type[Detector]] = {
     "asks-each": AsksEach,
     "flooded": Flooded,
     "floods": Floods,
+    "joins": Joins,
     "many-ports": ManyPorts,
     "overflows": Overflows,
     "packet-size": PacketSize,
