@@ -250,6 +250,8 @@ class Hsem:
             signals=signals,
             said=said,
             seen=seen.keys(),
+            trusted=trusted,
+            span_s=self._policy.levels.level2_s if seen else report.interval_s if report is not None else 0.0,
             over=over | _NEXT_DOOR if host.complaints else over,
             upper=lambda signal: upper(uuid, signal),
             before=vm.before,

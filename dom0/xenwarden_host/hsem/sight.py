@@ -72,6 +72,8 @@ class Sight:
     said: Mapping[str, float]  # the agent's own words, of this tick
     seen: Collection[str]  # signals of VSEM that dom0 saw itself, whatever the agent says
     upper: Callable[[str], float | None]
+    trusted: bool  # the agent speaks, and agrees with dom0's own counters
+    span_s: float  # that counts among the signals cover: the report's, or dom0's own where it saw them
     over: frozenset[str]  # signals that are over their usual upper limit
     before: Mapping[str, float]  # means of the last ordinary reports, of what rules compare with them
     habits: Mapping[HabitKey, Habit]
