@@ -43,6 +43,7 @@ _DAY_S = 86400.0
 _MAX_GAP_S = 3600.0  # an interval longer than this tells nothing of how long a value held
 _MOST_FULL_S = 30 * _DAY_S
 _HOURS = 24
+_NEAR = "vcpu_pct"  # says how close the VM is to its maximum
 _HOUR_PARTS = ("p95", "seen_s", "upper")  # of each hour, as they are dumped
 
 
@@ -169,6 +170,10 @@ class History:
         """Tell whether the signal has a prior, and with it a history."""
         return signal in self._priors[self._default]
 
+    def reads(self, signal: str) -> bool:
+        """Tell whether `learn` makes anything of the signal."""
+        return signal == _NEAR or self.knows(signal)
+
     def learn(self, uuid: str, signals: Mapping[str, float], interval_s: float, now_s: float) -> None:
         """Learn one observation that covers `interval_s`; nothing while the VM is frozen."""
         vm = self._vm(uuid)
@@ -214,7 +219,7 @@ class History:
             usual.whole_upper = limit
             learnt.append((name, usual, seen))
         self._learn_hour(vm, learnt, span_s, rise)
-        cpu = signals.get("vcpu_pct")
+        cpu = signals.get(_NEAR)
         if cpu is not None:
             vm.near_of += 1
             if cpu >= policy.near_capacity_pct:
