@@ -120,6 +120,7 @@ class Vm:
     traffic: Traffic = field(default_factory=Traffic)
     before: dict[str, float] = field(default_factory=dict)  # means of the last ordinary reports
     habits: dict[HabitKey, Habit] = field(default_factory=dict)
+    strange: set[HabitKey] = field(default_factory=set)  # of its habits
     counted: dict[str, float] = field(default_factory=dict)  # dom0's counters since, at their highest
     counted_since_s: float = 0.0
 
