@@ -74,6 +74,7 @@ class Hsem:
         ]
         self._habitual_of_dom0 = [item for item in self._habitual if item[1]]
         self._remembered = {signal for rule in rules for signal in rule.remembers}
+        self._shapes = [item for rule in rules for item in rule.shapes]
         self._counted = tuple(signal for signal in names(HREM) if self._history.reads(signal))
         self._policies: dict[str, tuple[str, VmPolicy]] = {}  # by UUID: the name it was for
 
@@ -94,7 +95,7 @@ class Hsem:
                 continue
             masks = self._masks[view.uuid]
             trusted = self._trusts(vm, view)
-            self._learn(vm, view, masks, now_s, trusted=trusted)
+            self._learn(vm, view, masks, host, now_s, trusted=trusted)
             if not view.paused:
                 self._observe_habits(vm, view, masks)
                 sight = self._sight(vm, view, masks, host, now_s, trusted=trusted)
@@ -276,7 +277,9 @@ class Hsem:
     def _may_be_late(self, view: VmView) -> bool:
         return view.report_age_s is not None and view.report_age_s < self._policy.agent.patience_s
 
-    def _learn(self, vm: Vm, view: VmView, masks: frozenset[str], now_s: float, *, trusted: bool) -> None:
+    def _learn(
+        self, vm: Vm, view: VmView, masks: frozenset[str], host: Host, now_s: float, *, trusted: bool
+    ) -> None:
         """Learn what a VM does in its ordinary life; History itself knows whose learning is frozen."""
         # What was found to be neither may become usual.
         unusual = vm.streaks and vm.streaks.keys() - vm.settled.keys()
@@ -287,7 +290,11 @@ class Hsem:
             signals = view.report.signals
             if masks:
                 signals = {name: value for name, value in signals.items() if name not in masks}
-            self._history.learn(view.uuid, signals, vm.covered_s, now_s)
+            unlearnt = self._unlearnt(vm, view, masks, host, now_s)
+            learnt = signals
+            if unlearnt:
+                learnt = {name: value for name, value in signals.items() if name not in unlearnt}
+            self._history.learn(view.uuid, learnt, vm.covered_s, now_s)
             before = vm.before
             for name in self._remembered & signals.keys():
                 value = signals[name]
@@ -301,6 +308,28 @@ class Hsem:
             self._history.learn(view.uuid, counted, span_s, now_s)
             vm.counted_since_s = now_s
             counted.clear()
+
+    def _unlearnt(
+        self, vm: Vm, view: VmView, masks: frozenset[str], host: Host, now_s: float
+    ) -> frozenset[str]:
+        """Return signals that look as in an attack, and that would raise what is usual above the prior.
+
+        Else who attacks a little, and a little more each day, makes it usual.
+        """
+        signals = {} if view.report is None else view.report.signals
+        raising = {
+            signal
+            for signal, _shape in self._shapes
+            if signal in signals and self._history.raises(view.uuid, signal, signals[signal])
+        }
+        if not raising:
+            return _NOTHING
+        sight = self._sight(vm, view, masks, host, now_s, trusted=True)
+        return frozenset(
+            signal
+            for signal, shape in self._shapes
+            if signal in raising and all(detector.check(sight) is not None for detector in shape)
+        )
 
     def _observe_habits(self, vm: Vm, view: VmView, masks: frozenset[str]) -> None:
         """Take what the VM is like, by its reports and dom0's counters."""

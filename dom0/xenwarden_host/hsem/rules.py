@@ -47,6 +47,7 @@ class Rule:
         "needs_overflow",
         "needs_unusual",
         "remembers",
+        "shapes",
         "spec",
     )
 
@@ -90,6 +91,14 @@ class Rule:
             for item in group
             if isinstance(item, Unlike)
         }
+
+        # What is not learnt of a signal: what looks as each of these groups has it, however little it is.
+        self.shapes: list[tuple[str, list[Detector]]] = []
+        for group in self._convicts if spec.unlearnt else ():
+            surges = [item.signals[0] for item in group if isinstance(item, Surge)]
+            shape = [item for item in group if not isinstance(item, Surge)]
+            if surges and shape and all(item.signals for item in shape):
+                self.shapes.append((surges[0], shape))
 
     def _signals_of(self, kind: type[Detector]) -> set[str]:
         return {

@@ -207,6 +207,7 @@ def _rule(name: str, values: Mapping[str, Any], min_hits: int) -> model.RuleSpec
         hits=values.get("hits", min_hits),
         distrust=values.get("distrust", False),
         alone=values.get("alone", False),
+        unlearnt=values.get("unlearnt", False),
         limits=tuple(LimitKey.parse(text) for text in values.get("limits", ())),
         raises=_groups(values["raise"]),
         convicts=_groups(values.get("convict", ())),

@@ -123,6 +123,7 @@ class RuleSpec:
     hits: int
     distrust: bool
     alone: bool
+    unlearnt: bool
     limits: tuple[LimitKey, ...]
     raises: tuple[Group, ...]
     convicts: tuple[Group, ...]
@@ -289,6 +290,8 @@ class HistoryPolicy:
     floor: float
     ceiling: float
     rise_per_day: float
+    slow_above: float
+    slow_rise_per_day: float
     hour_s: float
     memory_s: float
     near_capacity_pct: float

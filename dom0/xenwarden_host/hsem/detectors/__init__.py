@@ -24,6 +24,7 @@ from xenwarden_host.hsem.detectors.per import Per
 from xenwarden_host.hsem.detectors.presses import Presses
 from xenwarden_host.hsem.detectors.rises import Rises
 from xenwarden_host.hsem.detectors.share import Share
+from xenwarden_host.hsem.detectors.spread import Spread
 from xenwarden_host.hsem.detectors.starves_neighbours import StarvesNeighbours
 from xenwarden_host.hsem.detectors.surge import Surge
 from xenwarden_host.hsem.detectors.unanswered import Unanswered
@@ -71,6 +72,7 @@ DETECTORS: dict[str, type[Detector]] = {
     "presses": Presses,
     "rises": Rises,
     "share": Share,
+    "spread": Spread,
     "starves-neighbours": StarvesNeighbours,
     "surge": Surge,
     "unanswered": Unanswered,
