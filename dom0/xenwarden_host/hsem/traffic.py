@@ -13,6 +13,7 @@ if TYPE_CHECKING:
 
     from xenwarden_host.policy.model import Neighbours
 
+_NOISE = 8  # times a middle quarter: so far apart are the least and the most of TICKS values by chance alone
 TICKS = 32  # how far back is looked: detection takes a report or two, a verdict some more
 SIGNALS = ("vif_tx_pps", "vif_tx_bps", "vif_rx_pps", "vif_rx_bps")
 # VSEM's signals that dom0 knows itself, once its own agent looks at the VM: by its name for them.
@@ -40,12 +41,13 @@ def by_headers(hrem: Mapping[str, float]) -> dict[str, float]:
 
 
 class Step(NamedTuple):
-    """A rise of packets: when it began, from what, by how many, and their mean size."""
+    """A rise of packets: when it began, from what, by how many, their mean size; how they swung before."""
 
     at_s: float
     base_pps: float
     rise_pps: float
     size_bytes: float
+    swing_pps: float = 0.0
 
 
 class Traffic:
@@ -90,10 +92,13 @@ class Traffic:
             return None
         by_rate = sorted(self.ticks, key=_tx_pps)
         base, peak = by_rate[len(by_rate) // 4], by_rate[-1]
+        least = 0.0
         if base.tx_pps * 2 > peak.tx_pps:  # most of the time seen it was as now: compare with the least
-            base = by_rate[0]
+            middle, often = by_rate[len(by_rate) // 2].tx_pps, by_rate[len(by_rate) * 3 // 4].tx_pps
+            # A step has next to nothing between its two levels.
+            base, least = by_rate[0], _NOISE * min(middle - base.tx_pps, often - middle)
         rise = peak.tx_pps - base.tx_pps
-        if rise <= 0:
+        if rise <= least:
             return None
         begun_s = next(tick.at_s for tick in self.ticks if tick.tx_pps > base.tx_pps + rise / 2)
         return Step(begun_s, base.tx_pps, rise, max(0.0, peak.tx_bps - base.tx_bps) / 8 / rise)
@@ -120,9 +125,9 @@ class Traffic:
             return None
         # What it often received before: one that jumps up and down is not flooded by whoever sends as it
         # jumps. Without any, the least of what was seen since.
-        base = min(before or about, key=_rx_pps) if len(before) < 3 else _often(before)
-        peak = max(about, key=_rx_pps)
-        return _rise(base, peak)
+        least = min(before or about, key=_rx_pps)
+        base = least if len(before) < 3 else _often(before)
+        return _rise(base, max(about, key=_rx_pps), base.rx_pps - least.rx_pps)
 
 
 def arrives(
@@ -130,12 +135,14 @@ def arrives(
 ) -> Step | None:
     """Return the receiver's rise where it is the other end of the sender's; None where it is not.
 
-    A rise is at least `at_least_pps`, or what the policy says.
+    The rise is at least what the policy says, and more than the receiver's ups and downs; or, where more than
+    that speaks for it, `at_least_pps`.
     """
-    if at_least_pps is None:
-        at_least_pps = policy.at_least_pps
     got = receiver.received_about(sent.at_s, policy.within_s)
-    if got is None or got.rise_pps < max(at_least_pps, policy.share * sent.rise_pps):
+    if got is None:
+        return None
+    least = max(policy.at_least_pps, got.swing_pps) if at_least_pps is None else at_least_pps
+    if got.rise_pps < max(least, policy.share * sent.rise_pps):
         return None
     larger, smaller = max(got.size_bytes, sent.size_bytes), min(got.size_bytes, sent.size_bytes)
     return got if larger <= smaller * policy.size_times else None
@@ -145,11 +152,11 @@ _tx_pps: Callable[[Tick], float] = lambda tick: tick.tx_pps  # noqa: E731
 _rx_pps: Callable[[Tick], float] = lambda tick: tick.rx_pps  # noqa: E731
 
 
-def _rise(base: Tick, peak: Tick) -> Step | None:
+def _rise(base: Tick, peak: Tick, swing_pps: float = 0.0) -> Step | None:
     rise = peak.rx_pps - base.rx_pps
     if rise <= 0:
         return None
-    return Step(peak.at_s, base.rx_pps, rise, max(0.0, peak.rx_bps - base.rx_bps) / 8 / rise)
+    return Step(peak.at_s, base.rx_pps, rise, max(0.0, peak.rx_bps - base.rx_bps) / 8 / rise, swing_pps)
 
 
 def _often(ticks: list[Tick]) -> Tick:
