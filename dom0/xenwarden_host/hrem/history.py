@@ -189,10 +189,9 @@ class History:
         learnt: list[tuple[str, _Usual, float]] = []
         # In line, and nearly without calls: this is done for each signal of each report.
         for name, usual in vm.usual.items():
-            value = signals.get(name)
-            if value is None:
+            if name not in signals:
                 continue
-            seen = value / usual.prior + _UNIT_SHARE
+            seen = signals[name] / usual.prior + _UNIT_SHARE
             if usual.times != times:
                 times = usual.times
                 up, down = _factors(max(1.0 / (times + 1.0), slowest))
@@ -291,14 +290,17 @@ class History:
 
     def upper(self, uuid: str, signal: str) -> float | None:
         """Return the usual upper limit of the VM's signal; None for a signal without a prior."""
+        return self.uppers(uuid).get(signal)
+
+    def uppers(self, uuid: str) -> Mapping[str, float]:
+        """Return the usual upper limits of all signals that have one."""
         vm = self._vms.get(uuid)
-        return (self._priors[self._default] if vm is None else vm.upper).get(signal)
+        return self._priors[self._default] if vm is None else vm.upper
 
     def over(self, uuid: str, signals: Mapping[str, float]) -> frozenset[str]:
         """Return those of `signals` that are over their usual upper limit: as `upper`, for all at once."""
-        vm = self._vms.get(uuid)
-        upper = self._priors[self._default] if vm is None else vm.upper
-        return frozenset([name for name, most in upper.items() if signals.get(name, 0.0) > most])
+        upper = self.uppers(uuid)
+        return frozenset([name for name, most in upper.items() if name in signals and signals[name] > most])
 
     def learnt(self, uuid: str, signal: str) -> bool:
         """Tell whether enough is learnt that the prior has no part in the limit."""
@@ -317,8 +319,7 @@ class History:
 
     def brief(self, uuid: str, signals: tuple[str, ...]) -> Brief:
         """Return the limits of those of `signals` that have one: what an agent compares with."""
-        vm = self._vms.get(uuid)
-        upper = self._priors[self._default] if vm is None else vm.upper
+        vm, upper = self._vms.get(uuid), self.uppers(uuid)
         found = {name: upper[name] for name in signals if name in upper}
         seen = {} if vm is None else {name: usual for name, usual in vm.usual.items() if usual.times}
         return Brief(bool(seen) and all(self._enough(seen[name]) for name in found if name in seen), found)

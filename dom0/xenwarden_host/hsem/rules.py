@@ -185,9 +185,9 @@ def _ask_group(group: list[Detector], index: int, sight: Sight, latch: Latch | N
     must see something now. With a latch all are asked, so that each has said something by then.
     """
     hits: list[Hit] = []
-    live = False
+    live, masked = False, sight.masked
     for place, detector in enumerate(group):
-        if sight.masked and not sight.masked.isdisjoint(detector.corruptible):
+        if masked and not masked.isdisjoint(detector.corruptible):
             hit = latch.get((index, place)) if latch is not None else None
         else:
             hit = detector.check(sight)
