@@ -73,6 +73,8 @@ class Hsem:
         self._habitual_of_dom0 = [item for item in self._habitual if item[2]]
         self._remembered = {signal for rule in rules for signal in rule.remembers}
         self._counted = tuple(signal for signal in names(HREM) if self._history.reads(signal))
+        for vm in self._vms.values():
+            vm.refused.clear()
         self._policies: dict[str, tuple[str, VmPolicy]] = {}  # by UUID: the name it was for
 
     def decide(self, snapshot: Snapshot) -> list[Action]:
@@ -259,6 +261,7 @@ class Hsem:
             settled=view.known_s >= self._policy.agent.settle_s,
             agent_may_be_late=self._may_be_late(view),
             host=host,
+            refused=vm.refused,
         )
 
     def _trusts(self, vm: Vm, view: VmView) -> bool:

@@ -36,7 +36,6 @@ class Rule:
 
     __slots__ = (
         "_convicts",
-        "_narrow_first",
         "_raises",
         "_reads",
         "_signals",
@@ -66,10 +65,6 @@ class Rule:
             any(isinstance(item, Overflows | Unlike) or getattr(item, "gate", None) for item in group)
             for group in self._raises
         )
-        # Who compares signals seldom fires; who looks at neighbours costs most.
-        self._narrow_first = [
-            sorted(group, key=lambda item: len(item.signals), reverse=True) for group in self._raises
-        ]
         self._signals = {signal for group in self._raises for item in group for signal in item.signals}
         # A rule that reads what the agent says is asked when it has said something.
         self._reads = {signal for group in self._raises for item in group for signal in item.corruptible}
@@ -145,15 +140,19 @@ class Rule:
 
     def _ask_plainly(self, sight: Sight) -> Outcome | None:
         """Ask as `_ask` does where nothing is hidden or to be kept: nearly all that HSEM ever asks."""
-        for group, narrow_first in zip(self._raises, self._narrow_first, strict=True):
-            hits: dict[Detector, Hit] = {}
-            for detector in narrow_first:
+        for group in self._raises:
+            last = sight.refused.get(group[0])
+            if last is not None and last.check(sight) is None:
+                continue
+            hits = []
+            for detector in group:
                 hit = detector.check(sight)
                 if hit is None:
+                    sight.refused[group[0]] = detector
                     break
-                hits[detector] = hit
+                hits.append(hit)
             else:
-                return _outcome([hits[detector] for detector in group])
+                return _outcome(hits)
         return None
 
 
