@@ -283,11 +283,15 @@ class Warden:
     def _trace(self, now_s: float, vms: Mapping[str, Guest]) -> None:
         """Have HREM trace what watched VMs ask of Xen, and take what it saw."""
         watched = self._suspects(vms.values()) if self.policy.watch.trace else []
-        self.tracing.tick({guest.info.domid for guest in watched}, now_s)
+        cpus_used = {
+            guest.info.domid: self.signals[guest.info.uuid].get("vcpu_pct", 0.0)
+            * guest.info.vcpus_online
+            / 100
+            for guest in watched
+        }
+        self.tracing.tick(cpus_used, now_s)
         for guest in watched:
-            seen = self.signals[guest.info.uuid]
-            cpus = seen.get("vcpu_pct", 0.0) / 100 * guest.info.vcpus_online
-            seen.update(self.tracing.signals(guest.info.domid, cpus, now_s))
+            self.signals[guest.info.uuid].update(self.tracing.signals(guest.info.domid, now_s))
 
     def _suspects(self, guests: Iterable[Guest]) -> list[Guest]:
         """Return those whose VMs HSEM has ordered to level 2."""

@@ -16,6 +16,7 @@ from xenwarden_host.errors import HypervisorError
 from xenwarden_host.hrem import hypercalls
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
     from pathlib import Path
 
     from xenwarden_host.protocols import Hypervisor
@@ -56,7 +57,7 @@ class Tracing:
         self._due_s = float("-inf")
         self._on = False
         self._left: tuple[tuple[int, int], ...] | None = None  # the positions when we stopped
-        self._seen: dict[int, tuple[float, dict[str, float]]] = {}  # by domid: when, per second of CPU
+        self._seen: dict[int, tuple[float, dict[str, float]]] = {}  # by domid: when, and what
         self.cost: Cost | None = None
         self.yields = ""
 
@@ -70,32 +71,30 @@ class Tracing:
         if mask is not None:
             self._stop(mask)
 
-    def tick(self, domids: set[int], now_s: float) -> None:
+    def tick(self, cpus_used: Mapping[int, float], now_s: float) -> None:
         """End a burst, and begin one where it is due and somebody is watched.
+
+        Args:
+            cpus_used: how many CPUs each watched domain used since the last tick, by domid.
+            now_s: now.
 
         Raises:
             HypervisorError: Xen refuses.
         """
         if self._on:
-            self._end(now_s)
-        for domid in self._seen.keys() - domids:
+            self._end(cpus_used, now_s)
+        for domid in self._seen.keys() - cpus_used.keys():
             del self._seen[domid]
-        if domids and now_s >= self._due_s:
+        if cpus_used and now_s >= self._due_s:
             self._due_s = now_s + EVERY_S
             self.yields = self._in_the_way()
             if not self.yields:
                 self._begin()
 
-    def signals(self, domid: int, cpus_used: float, now_s: float) -> dict[str, float]:
-        """Return the signals of a domain that used so many CPUs since the last tick; empty where not known.
-
-        What a burst tells is how often the domain asks in a second of its CPU time: what the buffers hold may
-        be much shorter than the turns that domains take.
-        """
+    def signals(self, domid: int, now_s: float) -> dict[str, float]:
+        """Return the signals of a domain, of the last burst that saw it; empty where that is long ago."""
         at_s, seen = self._seen.get(domid, (float("-inf"), {}))
-        if now_s - at_s > _BURSTS * EVERY_S:
-            return {}
-        return {name: per_s * cpus_used for name, per_s in seen.items()}
+        return seen if now_s - at_s <= _BURSTS * EVERY_S else {}
 
     def close(self) -> None:
         """Stop what is on. Never raises."""
@@ -111,7 +110,12 @@ class Tracing:
         self._on = True
         self._xen.start_trace(hypercalls.MASK, PAGES)
 
-    def _end(self, now_s: float) -> None:
+    def _end(self, cpus_used: Mapping[int, float], now_s: float) -> None:
+        """Stop, read and count.
+
+        What the buffers hold may be much shorter than the turns that domains take. So it only tells how often
+        a domain asks in a second of CPU time; how much of that it had in the whole burst is known.
+        """
         start = time.process_time()
         self._on = False
         mask = self._mask_before()
@@ -122,8 +126,8 @@ class Tracing:
         if self._khz is None:
             self._khz = self._xen.host_info().cpu_khz
         for domid, seen in hypercalls.count(records).items():
-            if seen.cycles and self._khz:
-                per_s = 1000 * self._khz / seen.cycles
+            if domid in cpus_used and seen.cycles and self._khz:
+                per_s = cpus_used[domid] * 1000 * self._khz / seen.cycles
                 self._seen[domid] = (now_s, {name: n * per_s for name, n in seen.counts.items()})
         size = sum(map(len, records))
         self.cost = Cost(size / 1024, 1000 * (time.process_time() - start))

@@ -95,14 +95,14 @@ class Host:
 
     def tick(self, *domids: int, passed_s: float = 1.0) -> None:
         self.now_s += passed_s
-        self.tracing.tick(set(domids), self.now_s)
+        self.tracing.tick(dict.fromkeys(domids, 0.5), self.now_s)
 
     def xentrace(self) -> None:
         (self.proc / "77").mkdir()
         (self.proc / "77/comm").write_text("xentrace\n")
 
-    def signals(self, domid: int, cpus: float = 0.5) -> dict[str, float]:
-        return self.tracing.signals(domid, cpus, self.now_s)
+    def signals(self, domid: int) -> dict[str, float]:
+        return self.tracing.signals(domid, self.now_s)
 
 
 @pytest.fixture
