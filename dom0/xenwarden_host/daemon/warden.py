@@ -146,6 +146,7 @@ class Warden:
             self.tracker.drain()
             if self.tracker.domains_changed:
                 self._list()
+            self._doubt_disks()
             raised = self.tracker.read()
 
         self._guard("store", read)
@@ -164,10 +165,18 @@ class Warden:
 
         def look() -> None:
             self._list()
+            self._doubt_disks()
             if self.engine.unsettled(self._domains):
                 self._reconcile(self.tracker.vms())
 
         self._guard("limits", look)
+
+    def _doubt_disks(self) -> None:
+        """Have limits on disks that were connected anew be looked after: their threads are new, and free."""
+        domids, self.tracker.disks_changed = self.tracker.disks_changed, set()
+        self.engine.doubt(domids, LimitKind.VBD_IO)
+        if domids and self.engine.unsettled(self._domains):
+            self._settle_until_s = self.clock.monotonic() + _SETTLE_S
 
     def fail_safe(self) -> None:
         """Lift the limits that the policy does not want to outlive the daemon."""
@@ -212,6 +221,7 @@ class Warden:
         self.ticks += 1
         self._guard("kill-switch", self._look_at_kill_switch)
         self._guard("store", self.tracker.drain)
+        self._guard("limits", self._doubt_disks)
         if not self._guard("domains", self._list):
             return  # without the list nothing may be decided or set: domids could be others by now
         self._guard("store", self.tracker.read)
