@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 PAGES = 32  # for each CPU, as xentrace makes by default: who traces after us gets no less
 EVERY_S = 4.0  # from one burst to the next
-_CPUS = 8  # of so many a burst is read, those that recorded most
+CPUS = 8  # of so many a burst is read, those that recorded most
 _BURSTS = 3  # what was seen is no older than this
 _TRACER = "xentrace"
 
@@ -121,7 +121,7 @@ class Tracing:
         mask = self._mask_before()
         if mask is None or not self._stop(mask):
             return
-        records = self._xen.take_trace(_CPUS)
+        records = self._xen.take_trace(CPUS)
         self._left = self._xen.trace_state().positions
         if self._khz is None:
             self._khz = self._xen.host_info().cpu_khz
