@@ -115,7 +115,7 @@ def run() -> list[Figure]:
 def _burst_ms() -> float:
     """Return the CPU of reading a burst that filled the buffers of as many CPUs as are read."""
     turn = struct.pack("<4I", 0xA1021201, 0, 0, 1 << 16) + 40 * struct.pack("<4I", 0xA020100D, 9, 0, 32)
-    records = turn * (tracing.PAGES * 4096 // len(turn))
+    records = turn * (tracing.SIZE // len(turn))
     spent = []
     for _ in range(TICKS):
         start = time.process_time()

@@ -74,8 +74,11 @@ class Hypervisor(Protocol):
     def stop_trace(self) -> None:
         """Stop tracing: when this returns, nothing is recorded any more."""
 
-    def take_trace(self, cpus: int) -> list[bytes]:
-        """Return what at most `cpus` CPUs recorded, those with most, and mark all read. While it is off."""
+    def take_trace(self, cpus: int, size: int) -> list[bytes]:
+        """Return what the `cpus` busiest CPUs recorded first, `size` bytes of each, and mark all as read.
+
+        Only while tracing is off.
+        """
 
 
 class VifControl(Protocol):

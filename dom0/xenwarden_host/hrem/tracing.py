@@ -4,7 +4,8 @@
 Xen's trace is one for the whole host, and its buffers stay until the host reboots. So it is ours only in
 buffers that we made, of which a file tells that a reboot takes away, and only while nobody else traces.
 Whether tracing is on Xen tells nobody; but who traces has a process, sets a mask, or moves what was read
-and written. A burst ends with the next tick, and what is more than the buffers hold is not recorded.
+and written. A burst ends with the next tick; what is more than the buffers hold is not recorded, and of that
+no more is read than tells how often a VM does what.
 """
 
 from __future__ import annotations
@@ -23,7 +24,8 @@ if TYPE_CHECKING:
 
 PAGES = 32  # for each CPU, as xentrace makes by default: who traces after us gets no less
 EVERY_S = 4.0  # from one burst to the next
-CPUS = 8  # of so many a burst is read, those that recorded most
+CPUS = 4  # of so many a burst is read, those that recorded most
+SIZE = 16384  # bytes of each: some 800 records
 _BURSTS = 3  # what was seen is no older than this
 _TRACER = "xentrace"
 
@@ -121,7 +123,7 @@ class Tracing:
         mask = self._mask_before()
         if mask is None or not self._stop(mask):
             return
-        records = self._xen.take_trace(CPUS)
+        records = self._xen.take_trace(CPUS, SIZE)
         self._left = self._xen.trace_state().positions
         if self._khz is None:
             self._khz = self._xen.host_info().cpu_khz

@@ -229,11 +229,11 @@ class FakeHypervisor:
         self._may("stop_trace")
         self.trace_on = False
 
-    def take_trace(self, cpus: int) -> list[bytes]:
+    def take_trace(self, cpus: int, size: int) -> list[bytes]:
         """Return what at most `cpus` CPUs recorded, and mark all as read."""
         self._may("take_trace")
         self.trace_positions = [(written, written) for _read, written in self.trace_positions]
-        return self.traced[:cpus]
+        return [records[:size] for records in self.traced[:cpus]]
 
     def _may(self, method: str) -> None:
         if method in self.refuse:

@@ -72,13 +72,16 @@ class TraceBuffers:
         """Stop tracing: when this returns, nothing is recorded any more."""
         self._do("disable")
 
-    def take(self, cpus: int) -> list[bytes]:
-        """Return what at most `cpus` CPUs recorded, those with most, and mark all read. While it is off."""
+    def take(self, cpus: int, size: int) -> list[bytes]:
+        """Return what the `cpus` busiest CPUs recorded first, `size` bytes of each, and mark all as read.
+
+        Only while tracing is off.
+        """
         out = []
         rings = self._map(self._do("get_info"))
         unread = {n: (r.position[1] - r.position[0]) % (2 * r.size) for n, r in enumerate(rings)}
         for n in sorted(unread, key=unread.__getitem__, reverse=True)[:cpus]:
-            ring, length = rings[n], unread[n]
+            ring, length = rings[n], min(size, unread[n])
             start = ring.position[0] % ring.size
             first = min(length, ring.size - start)
             buffer = self._ffi.buffer(ring.address + _HEADER, ring.size)

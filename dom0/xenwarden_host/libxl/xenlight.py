@@ -92,9 +92,12 @@ class Xenlight:
         """Stop tracing: when this returns, nothing is recorded any more."""
         self._buffers().stop()
 
-    def take_trace(self, cpus: int) -> list[bytes]:
-        """Return what at most `cpus` CPUs recorded, those with most, and mark all read. While it is off."""
-        return self._buffers().take(cpus)
+    def take_trace(self, cpus: int, size: int) -> list[bytes]:
+        """Return what the `cpus` busiest CPUs recorded first, `size` bytes of each, and mark all as read.
+
+        Only while tracing is off.
+        """
+        return self._buffers().take(cpus, size)
 
     def _buffers(self) -> TraceBuffers:
         if self._trace is None:
