@@ -28,6 +28,8 @@ if TYPE_CHECKING:
 log = logging.getLogger("xenwarden.tracker")
 
 _DOMAINS_TOKEN = "domains"  # noqa: S105  a watch token is no secret
+_DISKS_TOKEN = "disks"  # noqa: S105  likewise
+_DISKS = "/local/domain/0/backend/vbd/"
 _UP_TOKEN = "up/"  # noqa: S105  likewise
 _RESYNC_S = 30.0
 _COMPLAIN_EVERY_S = 60.0
@@ -65,6 +67,7 @@ class Tracker:
         self.guests: dict[int, Guest] = {}
         self.headers = Headers()
         self.domains_changed = True  # a hint of the store's
+        self.disks_changed: set[int] = set()  # likewise: domids of which a disk connects, or goes
         self.store_lost = False
         self._generation = -1
         self._next_resync_s = 0.0
@@ -152,6 +155,10 @@ class Tracker:
         for path, token in self._store.events():
             if token == _DOMAINS_TOKEN:
                 self.domains_changed = True
+            elif token == _DISKS_TOKEN:
+                domid = path.removeprefix(_DISKS).partition("/")[0]
+                if domid.isdigit():
+                    self.disks_changed.add(int(domid))
             elif token.startswith(_UP_TOKEN):
                 guest = self.guests.get(int(token[len(_UP_TOKEN) :]))
                 if guest is None:
@@ -258,6 +265,7 @@ class Tracker:
         if self._generation == -1:
             self._store.watch("@introduceDomain", _DOMAINS_TOKEN)
             self._store.watch("@releaseDomain", _DOMAINS_TOKEN)
+            self._store.watch(_DISKS.rstrip("/"), _DISKS_TOKEN)
         self._remove_orphans()
         self._generation = generation
         for guest in self.guests.values():
