@@ -40,6 +40,7 @@ def _float(value: float | None) -> float | None:
 
 
 def _note(sentence: str) -> None:
+    sys.stdout.flush()  # in one stream with it, it stands after what it is about
     print(f"xenwarden: {printable(sentence)}", file=sys.stderr)
 
 
@@ -452,7 +453,7 @@ def run_policy(parsed: Parsed) -> int:
         else:
             print(text, end="")
         for item in answer["refused"]:
-            print(printable(f"refused: {item['node']}: {item['why']}"), file=sys.stderr)
+            _note(f"{item['node']} is refused: {item['why']}")
         return 0
     # The policy's reader is heavy; only these two need it, and no daemon.
     from xenwarden_host.cli import policyfile  # noqa: PLC0415
