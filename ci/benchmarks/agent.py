@@ -22,6 +22,7 @@ from benchmarks.figures import figure
 from xenwarden_channel.client import StoreClient
 from xenwarden_channel.errors import StoreError
 from xenwarden_channel.messages import encode, parse
+from xenwarden_host.policy.load import defaults
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -199,6 +200,8 @@ class Bench:
         home = f"/local/domain/{DOMID}/xenwarden"
         self.dom0.mkdir(home)
         self.dom0.set_permissions(home, ["n0", f"r{DOMID}"])
+        priors = defaults().profiles["unknown"]
+        self.dom0.write(f"{home}/history", encode("history", 1, {"learnt": "0", **priors}))
         (directory / "sys" / "hypervisor").mkdir(parents=True)
         (directory / "sys" / "hypervisor" / "type").write_text("xen\n")
         for link in ("sys/class", "sys/block", "proc"):
