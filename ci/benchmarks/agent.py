@@ -18,6 +18,7 @@ import urllib.request
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from benchmarks import _agent_lab
 from benchmarks.figures import figure
 from xenwarden_channel.client import StoreClient
 from xenwarden_channel.errors import StoreError
@@ -354,4 +355,5 @@ def run() -> list[Figure]:
         bench = Bench(directory, daemon, namespace)
         stack.callback(bench.dom0.close)
         start = figure("agent.start", bench.start_s(), "s", peer="limit", peer_value=MOST_START_S, at_most=1)
-        return [start, *bench.at_rest(), *bench.under_load()]
+        figures = [start, *bench.at_rest(), *bench.under_load()]
+    return [*figures, *_agent_lab.run()]
