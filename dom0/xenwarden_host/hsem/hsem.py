@@ -69,13 +69,15 @@ class Hsem:
         # What an agent claims is judged when it has said something.
         self._headers_rules = RuleSet(rule for rule in rules if not rule.spec.distrust)
         self._habitual = [
-            (key, SIGNALS[key.signal][0] == HREM, LEAST[SIGNALS[key.signal][1]])
+            (key, key.signal, SIGNALS[key.signal][0] == HREM, LEAST[SIGNALS[key.signal][1]])
             for key in sorted({key for rule in rules for key in rule.habitual})
         ]
-        self._habitual_of_dom0 = [item for item in self._habitual if item[1]]
+        self._habitual_of_dom0 = [item for item in self._habitual if item[2]]
         self._remembered = {signal for rule in rules for signal in rule.remembers}
         self._shapes = [item for rule in rules for item in rule.shapes]
         self._counted = tuple(signal for signal in names(HREM) if self._history.reads(signal))
+        for vm in self._vms.values():
+            vm.refused.clear()
         self._policies: dict[str, tuple[str, VmPolicy]] = {}  # by UUID: the name it was for
 
     def decide(self, snapshot: Snapshot) -> list[Action]:
@@ -241,12 +243,11 @@ class Hsem:
     ) -> Sight:
         report = view.report
         said = report.signals if view.report_is_new and report is not None else _NO_SIGNALS
-        uuid, upper = view.uuid, self._history.upper
         # What dom0 saw itself stands above what the agent says of the same. An agent that is believed sets
         # the pace, though: else what both see would count twice.
         seen = by_headers(view.hrem) if said or not trusted else _NO_SIGNALS
         signals = {**said, **view.hrem, **seen} if said or seen else view.hrem
-        over = self._history.over(uuid, signals)
+        over = self._history.over(view.uuid, signals)
         return Sight(
             vm=view,
             now_s=now_s,
@@ -256,7 +257,7 @@ class Hsem:
             trusted=trusted,
             span_s=self._policy.levels.level2_s if seen else report.interval_s if report is not None else 0.0,
             over=over | _NEXT_DOOR if host.complaints else over,
-            upper=lambda signal: upper(uuid, signal),
+            upper=self._history.uppers(view.uuid).get,
             before=vm.before,
             habits=vm.habits,
             masked=masks,
@@ -266,6 +267,7 @@ class Hsem:
             settled=view.known_s >= self._policy.agent.settle_s,
             agent_may_be_late=self._may_be_late(view),
             host=host,
+            refused=vm.refused,
         )
 
     def _trusts(self, vm: Vm, view: VmView) -> bool:
@@ -335,14 +337,14 @@ class Hsem:
         """Take what the VM is like, by its reports and dom0's counters."""
         report = view.report if view.report_is_new else None
         said = report.signals if report is not None else _NO_SIGNALS
-        for key, by_dom0, least in self._habitual if report is not None else self._habitual_of_dom0:
-            value = (view.hrem if by_dom0 else said).get(key.signal)
-            if value is None or key.signal in masks:
+        for key, signal, by_dom0, least in self._habitual if report is not None else self._habitual_of_dom0:
+            signals = view.hrem if by_dom0 else said
+            if signal not in signals or signal in masks:
                 continue
             habit = vm.habits.get(key)
             if habit is None:
                 habit = vm.habits[key] = Habit(key, least)
-            if habit.take(value, vm.counted_s if by_dom0 else vm.covered_s):
+            if habit.take(signals[signal], vm.counted_s if by_dom0 else vm.covered_s):
                 (vm.strange.add if habit.strange else vm.strange.discard)(key)
 
     def _drop_gone(self, views: Mapping[str, VmView], now_s: float) -> None:

@@ -37,7 +37,6 @@ class Rule:
 
     __slots__ = (
         "_convicts",
-        "_narrow_first",
         "_raises",
         "_reads",
         "_signals",
@@ -69,10 +68,6 @@ class Rule:
             any(isinstance(item, Overflows | Unlike) or getattr(item, "gate", None) for item in group)
             for group in self._raises
         )
-        # Who compares signals seldom fires; who looks at neighbours costs most.
-        self._narrow_first = [
-            sorted(group, key=lambda item: len(item.signals), reverse=True) for group in self._raises
-        ]
         self._signals = {signal for group in self._raises for item in group for signal in item.signals}
         # A rule that reads what the agent says is asked when it has said something.
         self._reads = {signal for group in self._raises for item in group for signal in item.corruptible}
@@ -156,15 +151,19 @@ class Rule:
 
     def _ask_plainly(self, sight: Sight) -> Outcome | None:
         """Ask as `_ask` does where nothing is hidden or to be kept: nearly all that HSEM ever asks."""
-        for group, narrow_first in zip(self._raises, self._narrow_first, strict=True):
-            hits: dict[Detector, Hit] = {}
-            for detector in narrow_first:
+        for group in self._raises:
+            last = sight.refused.get(group[0])
+            if last is not None and last.check(sight) is None:
+                continue
+            hits = []
+            for detector in group:
                 hit = detector.check(sight)
                 if hit is None:
+                    sight.refused[group[0]] = detector
                     break
-                hits[detector] = hit
+                hits.append(hit)
             else:
-                return _outcome([hits[detector] for detector in group])
+                return _outcome(hits)
         return None
 
 
@@ -196,9 +195,9 @@ def _ask_group(group: list[Detector], index: int, sight: Sight, latch: Latch | N
     must see something now. With a latch all are asked, so that each has said something by then.
     """
     hits: list[Hit] = []
-    live = False
+    live, masked = False, sight.masked
     for place, detector in enumerate(group):
-        if sight.masked and not sight.masked.isdisjoint(detector.corruptible):
+        if masked and not masked.isdisjoint(detector.corruptible):
             hit = latch.get((index, place)) if latch is not None else None
         else:
             hit = detector.check(sight)
