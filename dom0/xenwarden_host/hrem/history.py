@@ -175,11 +175,10 @@ class History:
         """Tell whether `learn` makes anything of the signal."""
         return signal == _NEAR or self.knows(signal)
 
-    def raises(self, uuid: str, signal: str, value: float) -> bool:
-        """Tell whether such values, were they ordinary, would raise the VM's limit above the prior."""
+    def priors(self, uuid: str) -> Mapping[str, float]:
+        """Return the usual upper limits that the policy gives the VM."""
         vm = self._vms.get(uuid)
-        prior = (self._priors[self._default] if vm is None else self._priors[vm.profile]).get(signal)
-        return prior is not None and self._policy.margin * value > prior
+        return self._priors[self._default if vm is None else vm.profile]
 
     def learn(self, uuid: str, signals: Mapping[str, float], interval_s: float, now_s: float) -> None:
         """Learn one observation that covers `interval_s`; nothing while the VM is frozen."""

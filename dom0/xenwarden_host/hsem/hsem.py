@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from xenwarden_host.hrem.history import History
+    from xenwarden_host.hsem.detectors import Detector
     from xenwarden_host.policy.model import Policy, VmPolicy
     from xenwarden_host.records import Snapshot, VmView
 
@@ -74,7 +75,9 @@ class Hsem:
         ]
         self._habitual_of_dom0 = [item for item in self._habitual if item[2]]
         self._remembered = {signal for rule in rules for signal in rule.remembers}
-        self._shapes = [item for rule in rules for item in rule.shapes]
+        self._shapes: dict[str, list[list[Detector]]] = {}
+        for signal, shape in (item for rule in rules for item in rule.shapes):
+            self._shapes.setdefault(signal, []).append(shape)
         self._counted = tuple(signal for signal in names(HREM) if self._history.reads(signal))
         for vm in self._vms.values():
             vm.refused.clear()
@@ -318,19 +321,18 @@ class Hsem:
 
         Else who attacks a little, and a little more each day, makes it usual.
         """
-        signals = {} if view.report is None else view.report.signals
-        raising = {
-            signal
-            for signal, _shape in self._shapes
-            if signal in signals and self._history.raises(view.uuid, signal, signals[signal])
-        }
+        signals = _NO_SIGNALS if view.report is None else view.report.signals
+        margin, priors = self._policy.history.margin, self._history.priors(view.uuid)
+        raising = [
+            name for name in self._shapes if name in priors and signals.get(name, 0.0) * margin > priors[name]
+        ]
         if not raising:
             return _NOTHING
         sight = self._sight(vm, view, masks, host, now_s, trusted=True)
         return frozenset(
-            signal
-            for signal, shape in self._shapes
-            if signal in raising and all(detector.check(sight) is not None for detector in shape)
+            name
+            for name in raising
+            if any(all(item.check(sight) is not None for item in shape) for shape in self._shapes[name])
         )
 
     def _observe_habits(self, vm: Vm, view: VmView, masks: frozenset[str]) -> None:
