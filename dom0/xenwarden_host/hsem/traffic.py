@@ -92,11 +92,12 @@ class Traffic:
             return None
         by_rate = sorted(self.ticks, key=_tx_pps)
         base, peak = by_rate[len(by_rate) // 4], by_rate[-1]
-        least = 0.0
-        if base.tx_pps * 2 > peak.tx_pps:  # most of the time seen it was as now: compare with the least
-            middle, often = by_rate[len(by_rate) // 2].tx_pps, by_rate[len(by_rate) * 3 // 4].tx_pps
-            # A step has next to nothing between its two levels.
-            base, least = by_rate[0], _NOISE * min(middle - base.tx_pps, often - middle)
+        often, least = base.tx_pps, 0.0
+        if often * 2 > peak.tx_pps:  # most of the time seen it was as now: compare with the least
+            base = by_rate[0]
+        if base.tx_pps * 2 > peak.tx_pps:  # never quiet: a step has next to nothing between its two levels
+            middle, most = by_rate[len(by_rate) // 2].tx_pps, by_rate[len(by_rate) * 3 // 4].tx_pps
+            least = _NOISE * min(middle - often, most - middle)
         rise = peak.tx_pps - base.tx_pps
         if rise <= least:
             return None

@@ -7,6 +7,7 @@ import pytest
 from simulate import ICMP, SYN, UDP, Flood, Host, SimVm
 
 from xenwarden_channel.signals import BY_DOM0, HEADERS
+from xenwarden_host.hsem.traffic import TICKS, Traffic
 from xenwarden_host.records import LimitKey, Verdict, VmState
 
 THREE = ("a", "b", "c")
@@ -153,3 +154,18 @@ def test_an_attacker_among_noisy_neighbours(attacker: str, pps: float) -> None:
     if attacker == "quiet":  # else its own jumps hide when its flood began
         assert host.verdict("v") is Verdict.VICTIM
         assert not any(host.verdicts(name) for name in others - {"v"})
+
+
+@pytest.mark.parametrize(
+    ("quiet_s", "own", "rises"), [(12, 10.0, True), (4, 10.0, True), (40, 3000.0, False)]
+)
+def test_gusts_of_a_flood_are_a_rise_and_the_ups_and_downs_of_a_busy_vm_are_none(
+    quiet_s: int, own: float, rises: bool
+) -> None:
+    """On a busy emulated host nothing comes evenly."""
+    traffic = Traffic()
+    for t in range(TICKS):
+        gust = (t * 7) % 5 / 4
+        pps = own * (1 + 0.3 * gust) + (300.0 + 400.0 * gust if t >= quiet_s else 0.0)
+        traffic.add(float(t), {"vif_tx_pps": pps, "vif_tx_bps": 480 * pps, "vif_rx_pps": 10.0})
+    assert (traffic.sent() is not None) is rises
