@@ -12,7 +12,7 @@ from xenwarden_host.hsem.habit import LEAST, Habit
 from xenwarden_host.hsem.machine import Machine
 from xenwarden_host.hsem.masks import STARVING, masked
 from xenwarden_host.hsem.neighbourhood import Host
-from xenwarden_host.hsem.rules import RuleSet, compile_rules
+from xenwarden_host.hsem.rules import RuleSet, compile_rules, fires
 from xenwarden_host.hsem.sight import Sight
 from xenwarden_host.hsem.state import Vm
 from xenwarden_host.hsem.traffic import by_headers
@@ -100,10 +100,10 @@ class Hsem:
                 continue
             masks = self._masks[view.uuid]
             trusted = self._trusts(vm, view)
-            self._learn(vm, view, masks, host, now_s, trusted=trusted)
+            sight = self._sight(vm, view, masks, host, now_s, trusted=trusted)
+            self._learn(vm, sight, now_s)
             if not view.paused:
                 self._observe_habits(vm, view, masks)
-                sight = self._sight(vm, view, masks, host, now_s, trusted=trusted)
                 turn = Turn(vm, view, sight, trusted, self._policy_of(view), snapshot)
                 rules = self._headers_rules if sight.seen else self._tick_rules
                 actions += self._machine.step(turn, self._rules if turn.fresh else rules)
@@ -282,21 +282,19 @@ class Hsem:
     def _may_be_late(self, view: VmView) -> bool:
         return view.report_age_s is not None and view.report_age_s < self._policy.agent.patience_s
 
-    def _learn(
-        self, vm: Vm, view: VmView, masks: frozenset[str], host: Host, now_s: float, *, trusted: bool
-    ) -> None:
+    def _learn(self, vm: Vm, sight: Sight, now_s: float) -> None:
         """Learn what a VM does in its ordinary life; History itself knows whose learning is frozen."""
+        view, masks = sight.vm, sight.masked
         # What was found to be neither may become usual.
         unusual = vm.streaks and vm.streaks.keys() - vm.settled.keys()
         if vm.state is not VmState.NORMAL or view.paused or unusual:
             vm.counted.clear()
             return
-        if view.report is not None and view.report_is_new and trusted:
+        if view.report is not None and view.report_is_new and sight.trusted:
             signals = view.report.signals
             if masks:
                 signals = {name: value for name, value in signals.items() if name not in masks}
-            unlearnt = self._unlearnt(vm, view, masks, host, now_s)
-            learnt = signals
+            learnt, unlearnt = signals, self._unlearnt(sight)
             if unlearnt:
                 learnt = {name: value for name, value in signals.items() if name not in unlearnt}
             self._history.learn(view.uuid, learnt, vm.covered_s, now_s)
@@ -314,26 +312,19 @@ class Hsem:
             vm.counted_since_s = now_s
             counted.clear()
 
-    def _unlearnt(
-        self, vm: Vm, view: VmView, masks: frozenset[str], host: Host, now_s: float
-    ) -> frozenset[str]:
+    def _unlearnt(self, sight: Sight) -> list[str]:
         """Return signals that look as in an attack, and that would raise what is usual above the prior.
 
         Else who attacks a little, and a little more each day, makes it usual.
         """
-        signals = _NO_SIGNALS if view.report is None else view.report.signals
-        margin, priors = self._policy.history.margin, self._history.priors(view.uuid)
-        raising = [
-            name for name in self._shapes if name in priors and signals.get(name, 0.0) * margin > priors[name]
-        ]
-        if not raising:
-            return _NOTHING
-        sight = self._sight(vm, view, masks, host, now_s, trusted=True)
-        return frozenset(
+        margin, priors = self._policy.history.margin, self._history.priors(sight.vm.uuid)
+        return [
             name
-            for name in raising
-            if any(all(item.check(sight) is not None for item in shape) for shape in self._shapes[name])
-        )
+            for name, shapes in self._shapes.items()
+            if name in priors
+            and sight.said.get(name, 0.0) * margin > priors[name]
+            and any(fires(shape, sight) for shape in shapes)
+        ]
 
     def _observe_habits(self, vm: Vm, view: VmView, masks: frozenset[str]) -> None:
         """Take what the VM is like, by its reports and dom0's counters."""

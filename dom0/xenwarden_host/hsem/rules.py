@@ -213,6 +213,18 @@ def _ask_group(group: list[Detector], index: int, sight: Sight, latch: Latch | N
     return _outcome(hits)
 
 
+def fires(group: list[Detector], sight: Sight) -> bool:
+    """Tell whether all detectors of the group fire; who did not the last time is asked first."""
+    last = sight.refused.get(group[0])
+    if last is not None and last.check(sight) is None:
+        return False
+    for detector in group:
+        if detector.check(sight) is None:
+            sight.refused[group[0]] = detector
+            return False
+    return True
+
+
 def compile_rules(specs: tuple[RuleSpec, ...]) -> tuple[Rule, ...]:
     """Return the rules of a policy, ready to be asked."""
     return tuple(Rule(spec) for spec in specs)
