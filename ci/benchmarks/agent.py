@@ -18,10 +18,12 @@ import urllib.request
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from benchmarks import _agent_lab
 from benchmarks.figures import figure
 from xenwarden_channel.client import StoreClient
 from xenwarden_channel.errors import StoreError
 from xenwarden_channel.messages import encode, parse
+from xenwarden_host.policy.load import defaults
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -199,6 +201,8 @@ class Bench:
         home = f"/local/domain/{DOMID}/xenwarden"
         self.dom0.mkdir(home)
         self.dom0.set_permissions(home, ["n0", f"r{DOMID}"])
+        priors = defaults().profiles["unknown"]
+        self.dom0.write(f"{home}/history", encode("history", 1, {"learnt": "0", **priors}))
         (directory / "sys" / "hypervisor").mkdir(parents=True)
         (directory / "sys" / "hypervisor" / "type").write_text("xen\n")
         for link in ("sys/class", "sys/block", "proc"):
@@ -351,4 +355,5 @@ def run() -> list[Figure]:
         bench = Bench(directory, daemon, namespace)
         stack.callback(bench.dom0.close)
         start = figure("agent.start", bench.start_s(), "s", peer="limit", peer_value=MOST_START_S, at_most=1)
-        return [start, *bench.at_rest(), *bench.under_load()]
+        figures = [start, *bench.at_rest(), *bench.under_load()]
+    return [*figures, *_agent_lab.run()]

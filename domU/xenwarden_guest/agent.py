@@ -17,7 +17,7 @@ from xenwarden_guest.vrem import signals as vrem
 from xenwarden_guest.vrem.pressure import Rules
 from xenwarden_guest.vsem import signals as vsem
 from xenwarden_guest.vsem.headers import Networks
-from xenwarden_guest.vsem.monitor import Monitor
+from xenwarden_guest.vsem.monitor import SO_FAR, Monitor
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -39,6 +39,7 @@ COLLECTORS = (
 )
 _FIRST_S = 0.5  # the shortest time that a report covers; the first one, for which dom0 waits, does
 PEEK_S = 1.0  # between looks at the network counters; a flood is noticed this soon at level 1
+_ANY_PPS = 1e9  # without history any rate is usual
 _SILENCE_INTERVALS = 2  # dom0 counts three intervals without report as silence
 _SHORTEST_S, _LONGEST_S = 0.2, 300.0  # what an order can make of the intervals
 
@@ -79,17 +80,17 @@ class Sensor:
         self.network.finish(0.0)
         gather(COLLECTORS, roots, self._before)
 
-    def peek(self, now_s: float) -> bool:
-        """Look at the network only, cheap enough for every second; return whether there is anything new."""
-        return self._look(now_s, glance=True)
-
-    def _look(self, now_s: float, *, glance: bool = False) -> bool:
-        seconds, self._looked_s = now_s - self._looked_s, now_s
-        return self.network.look(seconds, glance=glance)
+    def peek(self, now_s: float, packets: float) -> bool:
+        """Look at the network only, where these packets or more passed; return whether there was a look."""
+        looked = self.network.glance(now_s - self._looked_s, packets)
+        if looked:
+            self._looked_s = now_s
+        return looked
 
     def finish(self, now_s: float) -> Sample:
         """Return what happened since the last sample."""
-        self._look(now_s)
+        self.network.look(now_s - self._looked_s)
+        self._looked_s = now_s
         seconds = now_s - self._since_s
         after: dict[str, int] = {}
         missing = gather(COLLECTORS, self._roots, after)
@@ -236,7 +237,9 @@ class Agent:
 
     def _peek(self, now_s: float) -> bool:
         """Look at the network; report where this interval is an anomaly whatever comes."""
-        if not self._sensor.peek(now_s):
+        # Fewer packets, of whatever class, are no anomaly by any limit.
+        least = min([limit for name, limit in self._history.items() if name in SO_FAR], default=_ANY_PPS)
+        if not self._sensor.peek(now_s, STRONG_FACTOR * least * self._interval_s()):
             return False
         so_far = self._sensor.network.so_far(self._interval_s())
         over = over_history(so_far, self._history)

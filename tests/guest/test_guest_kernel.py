@@ -89,6 +89,12 @@ def test_many_destinations_are_estimated_from_the_sample() -> None:
     assert 0.7 < ratios[2] < 1.4
 
 
+def test_a_glance_leaves_few_packets_for_later() -> None:
+    found = in_namespace("few")
+    assert found["looked"] == [False, False, True, True]  # who has looked once in a report looks closely
+    assert found["syns"] == 8
+
+
 def test_an_interface_that_is_down_is_nothing_missing_and_counts_again_when_up() -> None:
     found = in_namespace("flap")
     assert found["failed_while_down"] == []

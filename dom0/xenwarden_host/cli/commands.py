@@ -137,6 +137,12 @@ def run_show(parsed: Parsed) -> int:
         lines.append(("Agent", f"{told}, {cost}"))
     if vm["xenstore"]["transaction_held_s"] is not None:
         lines.append(("XenStore", f"transaction open for {span(vm['xenstore']['transaction_held_s'])}"))
+    if trace := vm["trace"]:
+        if trace["why_not"]:
+            lines.append(("Trace", f"none: {trace['why_not']}"))
+        elif trace["took_ms"] is not None:
+            cost = f"{trace['read_kb']} kB, read in {trace['took_ms']} ms of CPU"
+            lines.append(("Trace", f"last burst of all watched VMs: {cost}"))
     if missing := vm["missing"]:
         more = f" and {len(missing) - _MISSING_NAMED} more" if len(missing) > _MISSING_NAMED else ""
         lines.append(("Missing", ", ".join(missing[:_MISSING_NAMED]) + more))

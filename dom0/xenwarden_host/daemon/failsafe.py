@@ -14,12 +14,13 @@ from xenwarden_host import __version__, audit
 from xenwarden_host.audit import Audit
 from xenwarden_host.daemon import main as daemon
 from xenwarden_host.daemon import words
-from xenwarden_host.daemon.build import GRANTS_FILE
+from xenwarden_host.daemon.build import GRANTS_FILE, PROC, TRACE_FILE
 from xenwarden_host.daemon.clock import SystemClock
 from xenwarden_host.daemon.policynodes import PolicyNodes
 from xenwarden_host.database import FILE_NAME, Database, set_aside_if_damaged
-from xenwarden_host.errors import ConfigError, XenwardenError
+from xenwarden_host.errors import ConfigError, HypervisorError, XenwardenError
 from xenwarden_host.hrem.grantbook import GrantBook
+from xenwarden_host.hrem.tracing import Tracing
 from xenwarden_host.limits.engine import LimitEngine
 from xenwarden_host.limits.journal import Journal
 from xenwarden_host.policy.load import build, read
@@ -102,6 +103,10 @@ def run(
         clock = SystemClock()
         engine = LimitEngine(hypervisor, vifs, journal, clock, vbds, book.own_text)
         audit_log = Audit(database, clock)
+        try:
+            Tracing(hypervisor, options.run_dir / TRACE_FILE, PROC).stop_left()
+        except HypervisorError as error:
+            print(f"xenwarden-failsafe: tracing is still on: {error}", file=sys.stderr)
         left = _settle(engine, book, hypervisor, audit_log, None if options.release else policy)
         return 1 if left or database.notices else 0
     finally:

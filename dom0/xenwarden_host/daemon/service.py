@@ -138,6 +138,7 @@ class Service:
             warden.audit.record("daemon-stop", who=audit.DAEMON, text=text)
             self._alerts.finish(_LAST_ALERTS_S)
         warden.save_all()
+        warden.tracing.close()
         self.abandon()
 
     def abandon(self) -> None:

@@ -29,6 +29,8 @@ if TYPE_CHECKING:
 log = logging.getLogger("xenwarden.tracker")
 
 _DOMAINS_TOKEN = "domains"  # noqa: S105  a watch token is no secret
+_DISKS_TOKEN = "disks"  # noqa: S105  likewise
+_DISKS = "/local/domain/0/backend/vbd/"
 _POLICY_TOKEN = "policy"  # noqa: S105  likewise
 _UP_TOKEN = "up/"  # noqa: S105  likewise
 _RESYNC_S = 30.0
@@ -68,6 +70,7 @@ class Tracker:
         self.headers = Headers()
         self.policy_nodes = PolicyNodes(store)
         self.domains_changed = True  # a hint of the store's
+        self.disks_changed: set[int] = set()  # likewise: domids of which a disk connects, or goes
         self.store_lost = False
         self._generation = -1
         self._next_resync_s = 0.0
@@ -155,6 +158,10 @@ class Tracker:
         for path, token in self._store.events():
             if token == _DOMAINS_TOKEN:
                 self.domains_changed = True
+            elif token == _DISKS_TOKEN:
+                domid = path.removeprefix(_DISKS).partition("/")[0]
+                if domid.isdigit():
+                    self.disks_changed.add(int(domid))
             elif token == _POLICY_TOKEN:
                 self.policy_nodes.note(path)
             elif token.startswith(_UP_TOKEN):
@@ -273,6 +280,7 @@ class Tracker:
         if self._generation == -1:
             self._store.watch("@introduceDomain", _DOMAINS_TOKEN)
             self._store.watch("@releaseDomain", _DOMAINS_TOKEN)
+            self._store.watch(_DISKS.rstrip("/"), _DISKS_TOKEN)
             self._store.watch(paths.TOOL_DIR, _POLICY_TOKEN)
         if not self._passive:
             for directory in (paths.TOOL_DIR, paths.POLICY_DIR, paths.VM_DIR):

@@ -269,6 +269,7 @@ class Watch:
     cooldown_s: float
     again_times: float
     memory_s: float
+    trace: bool
 
 
 @dataclass(frozen=True, slots=True)

@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from xenwarden_guest.collectors import Unparsable, number, read_lines
+from xenwarden_guest.collectors import Unparsable, number
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -26,9 +26,9 @@ def collect(roots: Roots) -> dict[str, int]:
         OSError: there is no such file.
         Unparsable: it holds something else.
     """
-    counters = parse(read_lines(roots.proc + "/net/snmp"))
+    counters = parse(roots.lines("net/snmp"))
     try:
-        text6 = read_lines(roots.proc + "/net/snmp6")
+        text6 = roots.lines("net/snmp6")
     except FileNotFoundError:
         return counters  # no IPv6: nothing is missing
     counters["udp_errors"] += parse6(text6)

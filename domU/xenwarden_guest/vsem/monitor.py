@@ -10,7 +10,7 @@ from xenwarden_guest.delta import step
 from xenwarden_guest.vsem.bpf import CLASSES, Plan
 from xenwarden_guest.vsem.headers import Networks, parse
 from xenwarden_guest.vsem.plan import BUDGET_PPS, Seen, next_plan
-from xenwarden_guest.vsem.sockets import ClassCounter, HeaderSampler
+from xenwarden_guest.vsem.sockets import FRAMES, ClassCounter, HeaderSampler
 from xenwarden_guest.vsem.talkers import Talkers
 
 TYPE_CHECKING = False
@@ -22,6 +22,8 @@ _FIND_AFRESH = 12  # looks for interfaces; one may become a bridge port, or get 
 _SENT = [name for name in CLASSES if name.startswith("tx_")]
 _RECEIVED = [name for name in CLASSES if name.startswith("rx_")]
 _CLASS_SIGNALS = CLASSES[1:-2]  # all but what is of no class
+SO_FAR = (*[f"{name}_pps" for name in _CLASS_SIGNALS], "tx_pps", "rx_pps")  # what `so_far` returns
+_MOST_WAITING = FRAMES // 4  # samples that a glance leaves where they are: the next second may bring more
 _SHORTEST_S = 0.1  # a look may follow another at once; rates over less mean nothing
 _COUNTERS = ("rx_bytes", "rx_packets", "tx_bytes", "tx_packets", "tx_drops")
 _SIGNALS = {
@@ -123,14 +125,24 @@ class Monitor:
             if index not in self._watched:
                 self._watched[index] = _Watched(interface)
 
-    def look(self, seconds: float, *, glance: bool = False) -> bool:
+    def glance(self, seconds: float, packets: float) -> bool:
+        """Look, but not where fewer than these packets passed since `start`; return whether there was a look.
+
+        To know that takes no system call.
+        """
+        few = 1
+        if not self._sums and self._watched:
+            few = max(1, int(min(packets / len(self._watched), _MOST_WAITING)))
+        return self.look(seconds, few)
+
+    def look(self, seconds: float, few: int = 0) -> bool:
         """Take in what the sockets saw in the `seconds` since the last look; return whether there was any.
 
-        A `glance` takes no system call at an interface on which nothing happens: counting waits.
+        Where fewer than `few` packets passed they wait for the next look.
         """
         looked = False
         for watched in self._watched.values():
-            if glance and watched.sampler is not None and watched.sampler.is_idle:
+            if few and watched.sampler is not None and watched.sampler.fewer_than(few):
                 continue
             looked = True
             try:
