@@ -11,6 +11,7 @@ import logging
 import os
 import shutil
 import statistics
+import struct
 import tempfile
 import time
 from pathlib import Path
@@ -22,7 +23,7 @@ from xenwarden_channel.fake import FakeGuest, FakeStore
 from xenwarden_host.daemon.build import build_warden
 from xenwarden_host.daemon.clock import FakeClock
 from xenwarden_host.daemon.main import raise_descriptors
-from xenwarden_host.hrem import backend, vbd, vif
+from xenwarden_host.hrem import backend, hypercalls, tracing, vbd, vif
 from xenwarden_host.hrem.sysfs import Files
 from xenwarden_host.libxl.fake import FakeHypervisor
 from xenwarden_host.limits.fake import FakeVifs
@@ -100,7 +101,27 @@ def run() -> list[Figure]:
             peer_value=one_us,
             at_most=3,
         ),
+        figure(
+            "hrem.trace_burst_of_full_buffers",
+            _burst_ms(),
+            "ms CPU",
+            peer="limit",
+            peer_value=TICK_MS,
+            at_most=1,
+        ),
     ]
+
+
+def _burst_ms() -> float:
+    """Return the CPU of reading a burst that filled the buffers of as many CPUs as are read."""
+    turn = struct.pack("<4I", 0xA1021201, 0, 0, 1 << 16) + 40 * struct.pack("<4I", 0xA020100D, 9, 0, 32)
+    records = turn * (tracing.SIZE // len(turn))
+    spent = []
+    for _ in range(TICKS):
+        start = time.process_time()
+        hypercalls.count([records] * tracing.CPUS)
+        spent.append(time.process_time() - start)
+    return statistics.median(spent) * 1000
 
 
 def _read_us() -> tuple[float, float]:

@@ -24,6 +24,7 @@ EPILOG = """examples:
   ./ci/lab setup                                      build the images
   ./ci/lab run ci/scenarios/demo.yaml --json r.json   run one scenario
   ./ci/lab run --all --junit r.xml                    run all of ci/scenarios
+  ./ci/lab run --all --patience 4                     the same on a machine that is slow or busy
   ./ci/lab shell                                      a shell in dom0 with three guests beside it
 exit status: 0 all passed, 1 something failed, 2 wrong usage or a bad scenario file, 130 interrupted
 How to write a scenario: ci/README.md"""
@@ -81,6 +82,13 @@ def _parser() -> argparse.ArgumentParser:
     run.add_argument("--json", type=Path, metavar="FILE", help="write the result; several scenarios: a list")
     run.add_argument("--junit", type=Path, metavar="FILE", help="write the result as JUnit XML")
     run.add_argument("--keep", action="store_true", help="leave the last machine running for `ci/lab shell`")
+    run.add_argument(
+        "--patience",
+        type=_patience,
+        default=1.0,
+        metavar="N",
+        help="multiply each deadline of the scenarios by N, for a slow or busy machine (default: 1)",
+    )
     add_accel(run)
     run.set_defaults(do=_run)
 
@@ -109,6 +117,16 @@ def add_accel(parser: argparse.ArgumentParser) -> None:
     )
 
 
+def _patience(text: str) -> float:
+    try:
+        number = float(text)
+    except ValueError:
+        number = 0
+    if not 1 <= number <= 100:
+        raise argparse.ArgumentTypeError(f"{text} is not a number from 1 to 100")
+    return number
+
+
 def _setup(_arguments: argparse.Namespace) -> int:
     layers.get()
     progress.say(f"images are ready in {store.cache_dir()}")
@@ -133,7 +151,9 @@ def _run(arguments: argparse.Namespace) -> int:
         kept = arguments.keep and i == len(scenarios) - 1
         if kept:
             keep.end()
-        outcome, lab = runner.run(scenario, accelerator=arguments.accel, keep=kept)
+        outcome, lab = runner.run(
+            scenario, accelerator=arguments.accel, patience=arguments.patience, keep=kept
+        )
         outcomes.append(outcome)
         # After each: whoever ends the run early has the results so far.
         if arguments.json:

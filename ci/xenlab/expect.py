@@ -20,8 +20,8 @@ _VERDICTS = {
 }
 
 
-def failures(expect: Mapping[str, Any], outcome: Outcome) -> list[str]:
-    """Return one sentence for each expectation that did not come true."""
+def failures(expect: Mapping[str, Any], outcome: Outcome, patience: float = 1.0) -> list[str]:
+    """Return one sentence for each expectation that did not come true; `patience` multiplies deadlines."""
     out: list[str] = []
     start = outcome.moment(expect["since"]) if "since" in expect else 0.0
     if start is None:
@@ -31,7 +31,7 @@ def failures(expect: Mapping[str, Any], outcome: Outcome) -> list[str]:
         if guest is None:
             out.append(f"{name} was not there at the end")
             continue
-        out += [f"{name}: {text}" for text in _guest(wanted, guest, start)]
+        out += [f"{name}: {text}" for text in _guest(wanted, guest, start, patience)]
         if wanted.get("restored"):
             out += [f"{name}: {text}" for text in _not_restored(outcome, name)]
     for figure in expect.get("figures", ()):
@@ -39,14 +39,16 @@ def failures(expect: Mapping[str, Any], outcome: Outcome) -> list[str]:
     return out
 
 
-def _guest(wanted: Mapping[str, Any], guest: Mapping[str, Any], start: float) -> Iterable[str]:
+def _guest(
+    wanted: Mapping[str, Any], guest: Mapping[str, Any], start: float, patience: float
+) -> Iterable[str]:
     verdict = guest["verdict"]
     if "verdict" in wanted and verdict not in _VERDICTS.get(wanted["verdict"], (wanted["verdict"],)):
         yield f"verdict is {verdict or 'none'}, expected {wanted['verdict']}"
     if "also_victim" in wanted and bool(guest["also_victim"]) != wanted["also_victim"]:
         yield f"also_victim is {guest['also_victim']}, expected {wanted['also_victim']}"
     if "verdict_within" in wanted:
-        yield from _within("verdict", guest["verdict_t_s"], start, wanted["verdict_within"])
+        yield from _within("verdict", guest["verdict_t_s"], start, wanted["verdict_within"] * patience)
     kinds = sorted({limit["kind"] for limit in guest["limits"]})
     found = ", ".join(kinds) or "none"
     for kind in wanted.get("limits", ()):
@@ -59,7 +61,7 @@ def _guest(wanted: Mapping[str, Any], guest: Mapping[str, Any], start: float) ->
         yield f"limits set: {found}, expected {'some' if wanted['limited'] else 'none'}"
     if "limits_within" in wanted:
         first = min((limit["t_s"] for limit in guest["limits"]), default=None)
-        yield from _within("first limit", first, start, wanted["limits_within"])
+        yield from _within("first limit", first, start, wanted["limits_within"] * patience)
     if "level2" in wanted:
         reached = any(level["level"] == 2 for level in guest["levels"])
         if reached != wanted["level2"]:

@@ -35,20 +35,21 @@ def run(
     scenario: Scenario,
     *,
     accelerator: str = "auto",
+    patience: float = 1.0,
     on_event: Callable[[Event], None] | None = None,
     keep: bool = False,
 ) -> tuple[Outcome, Lab | None]:
     """Run the scenario and return what came of it, and the machine where it is to be kept.
 
     `on_event` is called, from another thread, with each event of the product as `xenwarden events --json`
-    prints it, and `t_s` added. A machine that fails is a failure of the scenario; its console's end is
-    shown. Nothing is left behind, whatever ends the run.
+    prints it, and `t_s` added. `patience` multiplies each deadline of the scenario. A machine that fails is
+    a failure of the scenario; its console's end is shown. Nothing is left behind, whatever ends the run.
     """
     start = time.monotonic()
     lost: list[str] = []
     while True:
         progress.say(f"scenario {scenario.name}: {scenario.description or scenario.path}")
-        outcome, lab, fault = _attempt(scenario, accelerator, on_event, keep=keep)
+        outcome, lab, fault = _attempt(scenario, accelerator, patience, on_event, keep=keep)
         if fault is None or len(lost) == RETRIES:
             break
         lost.append(fault)
@@ -59,7 +60,12 @@ def run(
 
 
 def _attempt(
-    scenario: Scenario, accelerator: str, on_event: Callable[[Event], None] | None, *, keep: bool
+    scenario: Scenario,
+    accelerator: str,
+    patience: float,
+    on_event: Callable[[Event], None] | None,
+    *,
+    keep: bool,
 ) -> tuple[Outcome, Lab | None, str | None]:
     """Play the scenario once; return also what the emulator broke, if that is why it failed."""
     outcome = Outcome(scenario.name, scenario.description)
@@ -75,10 +81,10 @@ def _attempt(
         lab = Lab(scenario.machine, images, chosen, keep=keep)
         lab.start()
         outcome.timings["boot_s"] = time.monotonic() - boot_start
-        player = Runner(scenario, lab, outcome, on_event)
+        player = Runner(scenario, lab, outcome, patience, on_event)
         player.run()
         outcome.timings["until_steps_s"] = player.start - start
-        outcome.failures += expect.failures(scenario.expect, outcome)
+        outcome.failures += expect.failures(scenario.expect, outcome, patience)
         kept = keep
     except LabError as e:
         if e.output:
@@ -96,11 +102,17 @@ class Runner:
     """Plays the time line on a machine that is up."""
 
     def __init__(
-        self, scenario: Scenario, lab: Lab, outcome: Outcome, on_event: Callable[[Event], None] | None
+        self,
+        scenario: Scenario,
+        lab: Lab,
+        outcome: Outcome,
+        patience: float,
+        on_event: Callable[[Event], None] | None,
     ) -> None:
         self._scenario = scenario
         self._lab = lab
         self._outcome = outcome
+        self._patience = patience
         self._on_event = on_event
         self.start = 0.0  # this machine's monotonic clock at the first step
         self._mono_offset = 0.0  # dom0's CLOCK_MONOTONIC at the first step
@@ -187,6 +199,9 @@ class Runner:
         }
         handlers[action](step, record)
 
+    def _timeout(self, step: dict[str, Any]) -> float:
+        return float(step.get("timeout", TIMEOUT_S)) * self._patience
+
     def _fields(self, step: dict[str, Any]) -> dict[str, Any]:
         guest = step.get("in", "dom0")
         return {"env": self._env, **({} if guest == "dom0" else {"guest": guest})}
@@ -197,7 +212,7 @@ class Runner:
             link.ask("spawn", 60, name=step["name"], command=step["run"], **self._fields(step))
             self._running[step["name"]] = {**step, "t_s": record["t_s"]}
             return
-        result = link.run(step["run"], step.get("timeout", TIMEOUT_S), **self._fields(step))
+        result = link.run(step["run"], self._timeout(step), **self._fields(step))
         record["status"] = result["status"]
         record["seconds"] = round(result["end_s"] - result["start_s"], 2)
         if "expect_output" in step:
@@ -206,7 +221,7 @@ class Runner:
         self._save(step, [(record["t_s"], line) for line in result["output"].splitlines()])
 
     def _until(self, step: dict[str, Any], record: dict[str, Any]) -> None:
-        end = time.monotonic() + step.get("timeout", TIMEOUT_S)
+        end = time.monotonic() + self._timeout(step)
         while True:
             result = self._lab.link.run(step["until"], max(1.0, end - time.monotonic()), **self._fields(step))
             record["status"] = result["status"]
@@ -214,9 +229,7 @@ class Runner:
                 self._save(step, [(record["t_s"], line) for line in result["output"].splitlines()])
                 return
             if time.monotonic() + POLL_S > end:
-                self._fail(
-                    record, f"`{step['until']}` did not come true in {step.get('timeout', TIMEOUT_S):g} s"
-                )
+                self._fail(record, f"`{step['until']}` did not come true in {self._timeout(step):g} s")
                 return
             time.sleep(POLL_S)
 
@@ -237,13 +250,13 @@ class Runner:
 
     def _wait(self, step: dict[str, Any], record: dict[str, Any]) -> None:
         guest, moment = step["wait"]["guest"], step["wait"]["for"]
-        end = time.monotonic() + step.get("timeout", TIMEOUT_S)
+        end = time.monotonic() + self._timeout(step)
         while True:
             self._collect([guest])
             if self._outcome.moment(f"{guest}.{moment}") is not None:
                 return
             if time.monotonic() + POLL_S > end:
-                self._fail(record, f"{guest}.{moment} did not come in {step.get('timeout', TIMEOUT_S):g} s")
+                self._fail(record, f"{guest}.{moment} did not come in {self._timeout(step):g} s")
                 return
             time.sleep(POLL_S)
 
@@ -264,7 +277,7 @@ class Runner:
     def _judge(self, step: dict[str, Any], record: dict[str, Any], status: int | None, output: str) -> None:
         wanted = step.get("expect_status", 0)
         if status is None and "run" in step:
-            self._fail(record, f"did not end within {step.get('timeout', TIMEOUT_S):g} s", output)
+            self._fail(record, f"did not end within {self._timeout(step):g} s", output)
         elif status != wanted:
             self._fail(record, f"ended with status {status}, expected {wanted}", output)
         if "expect_output" in step and not re.search(step["expect_output"], output, re.MULTILINE):

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Protocol
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-    from xenwarden_host.records import DomainInfo, HostInfo, PacketClass, SchedParams
+    from xenwarden_host.records import DomainInfo, HostInfo, PacketClass, SchedParams, TraceState
 
 
 class Clock(Protocol):
@@ -61,6 +61,24 @@ class Hypervisor(Protocol):
 
     def set_vcpus_available(self, domid: int, count: int) -> None:
         """Tell the domain to use its first `count` vCPUs. Begun."""
+
+    def trace_state(self) -> TraceState:
+        """Return how the host's trace buffers stand."""
+
+    def start_trace(self, mask: int, pages: int) -> None:
+        """Trace what `mask` says; where there are no buffers, make some of so many pages for each CPU."""
+
+    def set_trace_mask(self, mask: int) -> None:
+        """Set the mask and nothing else."""
+
+    def stop_trace(self) -> None:
+        """Stop tracing: when this returns, nothing is recorded any more."""
+
+    def take_trace(self, cpus: int, size: int) -> list[bytes]:
+        """Return what the `cpus` busiest CPUs recorded first, `size` bytes of each, and mark all as read.
+
+        Only while tracing is off.
+        """
 
 
 class VifControl(Protocol):

@@ -58,6 +58,16 @@ class HostInfo:
     scheduler: str
     total_memory_kb: int
     free_memory_kb: int
+    cpu_khz: int = 0  # of the CPUs' cycle counters; 0: not known
+
+
+@dataclass(frozen=True, slots=True)
+class TraceState:
+    """Xen's trace buffers. Whether tracing is on Xen tells nobody."""
+
+    made: bool  # once made, they stay until the host reboots
+    mask: int  # what is traced where tracing is on
+    positions: tuple[tuple[int, int], ...]  # of each CPU's: up to where it was read, and written
 
 
 # --- limits ---------------------------------------------------------------------------------------

@@ -9,26 +9,20 @@ import json
 import os
 import re
 import signal
-import statistics
 import subprocess
 import sys
 import tarfile
 import time
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import pytest
 
 from xenlab import accel, cli, layers, load, qemu, runner, store
 from xenlab.machine import Lab
 
-if TYPE_CHECKING:
-    from collections.abc import Callable
-
-    from xenlab.moments import Outcome
-
 pytestmark = pytest.mark.lab
 
+PATIENCE = 4.0  # a machine can be several times slower than it was; `./ci/bench lab` judges how soon
 BARE = """
 host: {xenwarden: false}
 guests: [{name: one}]
@@ -36,43 +30,18 @@ steps:
 """
 
 
-@pytest.fixture(scope="module")
-def outcome_of() -> Callable[[str], Outcome]:
-    """Run a scenario that ships, once for all tests of this file that ask for it."""
-    seen: dict[str, Outcome] = {}
-
-    def get(name: str) -> Outcome:
-        if name not in seen:
-            seen[name], _ = runner.run(load.load(cli.SCENARIOS / f"{name}.yaml"))
-        return seen[name]
-
-    return get
-
-
 # The core; `ci/lab run --all` plays every one, PVH too, which QEMU's emulation of SVM breaks now and then.
 # In this order: those with the same guests share a snapshot.
 @pytest.mark.parametrize(
     "name",
     [
-        *("demo", "control-cpu", "quiet", "swapped", "no-agent", "admin-limits"),
+        *("demo", "quiet", "swapped", "no-agent", "admin-limits"),
         *("failsafe", "credit2-systemd"),
     ],
 )
-def test_scenario_comes_true(outcome_of: Callable[[str], Outcome], name: str) -> None:
-    assert outcome_of(name).failures == []
-
-
-def test_bystander_has_what_it_has_beside_a_busy_neighbour(outcome_of: Callable[[str], Outcome]) -> None:
-    attacked, control = outcome_of("demo"), outcome_of("control-cpu")
-    contained, spinning = attacked.moment("mallory.verdict"), control.moment("spin")
-    assert contained is not None
-    assert spinning is not None
-
-    def median(outcome: Outcome, start: float) -> float:
-        speeds = [speed for t_s, speed in outcome.saved["bystander_speed"] if start <= t_s <= start + 15]
-        return statistics.median(speeds)
-
-    assert median(attacked, contained) >= 0.8 * median(control, spinning)
+def test_scenario_comes_true(name: str) -> None:
+    outcome, _ = runner.run(load.load(cli.SCENARIOS / f"{name}.yaml"), patience=PATIENCE)
+    assert outcome.failures == []
 
 
 def test_packet_limits_do_on_dom0s_kernel_what_their_tests_say(tmp_path: Path) -> None:

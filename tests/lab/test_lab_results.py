@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from xenlab import expect, results
+from xenlab import demo, expect, results
 from xenlab.moments import Outcome
 
 if TYPE_CHECKING:
@@ -109,6 +109,20 @@ def test_what_did_not_come_true_is_a_sentence(outcome: Outcome, wanted: dict[str
 def test_times_count_from_the_first_step_where_no_step_is_named(outcome: Outcome) -> None:
     wanted = {"guests": {"mallory": {"limits_within": 8}}}
     assert expect.failures(wanted, outcome) == ["mallory: first limit came after 9.0 s, expected within 8 s"]
+
+
+def test_patience_stretches_deadlines_and_nothing_else(outcome: Outcome) -> None:
+    wanted = {"guests": {"mallory": {"limits_within": 8, "verdict_within": 12, "verdict": "victim"}}}
+    assert expect.failures(wanted, outcome, patience=2) == ["mallory: verdict is attacker, expected victim"]
+
+
+def test_the_demos_end_tells_how_soon_and_how_much(outcome: Outcome) -> None:
+    outcome.saved["victim_packets"] = outcome.saved["packets"]
+    told = demo.summary(outcome)
+    assert "After the flood began: first limit 4.0 s, verdict 19.0 s." in told
+    assert "Packets to victim: 100/s in the flood, 1/s once mallory was contained." in told
+    outcome.steps.clear()
+    assert "After the flood began" not in demo.summary(outcome)
 
 
 def test_a_verdict_that_never_came_is_not_within_any_time(outcome: Outcome) -> None:

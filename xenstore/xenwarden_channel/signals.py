@@ -78,6 +78,16 @@ SIGNALS: dict[str, tuple[str, str, str]] = {
     "event_ps": (HREM, "1/s", "events that its backend devices received from it"),
     "spurious_event_ps": (HREM, "1/s", "of these, events without work"),
     "ask_ps": (HREM, "1/s", "requests for more that it made, over the last half minute"),
+    # HREM, at level 2: from bursts of Xen's trace
+    "hypercall_ps": (HREM, "1/s", "hypercalls"),
+    "hypercall_memory_ps": (HREM, "1/s", "hypercalls about page tables and memory"),
+    "hypercall_sched_ps": (HREM, "1/s", "hypercalls about sleep, timers and switching processes"),
+    "hypercall_io_ps": (HREM, "1/s", "hypercalls about events and grants"),
+    "hypercall_batch_ps": (HREM, "1/s", "hypercalls that are a batch of others"),
+    "hypercall_other_ps": (HREM, "1/s", "other hypercalls"),
+    "xen_fault_ps": (HREM, "1/s", "faults and instructions of a PV guest that Xen had to deal with"),
+    "vm_exit_ps": (HREM, "1/s", "exits of a PVH or HVM guest to Xen, hypercalls among them"),
+    # HREM, of the domain itself
     "domain_age_s": (HREM, "s", "time since dom0 first saw this domain of the VM"),
     "domain_restarts": (HREM, "count", "times that the VM was started anew within the last hour"),
 }

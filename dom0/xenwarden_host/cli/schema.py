@@ -84,6 +84,7 @@ _TYPES: dict[str, str | tuple[str, ...]] = {
     "original": ("string", "null"),
     "pid": "integer",
     "policy": "object",
+    "policy:values.value": ("string", "number", "boolean", "array"),
     "provisional": "boolean",
     "records": "integer",
     "refused": "integer",
@@ -100,6 +101,8 @@ _TYPES: dict[str, str | tuple[str, ...]] = {
     "tx_bps": ("number", "null"),
     "transaction_held_s": ("number", "null"),
     "transactions": ("integer", "null"),
+    "trace.read_kb": ("number", "null"),
+    "trace.took_ms": ("number", "null"),
     "unix_s": "number",
     "up_s": "number",
     "until_unix_s": ("number", "null"),
@@ -114,7 +117,7 @@ _TYPES: dict[str, str | tuple[str, ...]] = {
     "watches": ("integer", "null"),
 }
 _LISTS_OF_TEXT = ("advice", "errors", "forgotten", "lifted", "limits", "missing", "notices", "rules")
-_NULLABLE_OBJECTS = ("agent", "event", "one_more", "xenstore")
+_NULLABLE_OBJECTS = ("agent", "event", "one_more", "trace", "xenstore")
 _ALWAYS = {"replay": ("file", "event"), "policy": ("file",)}  # the others depend on event or action
 
 

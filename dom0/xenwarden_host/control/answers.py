@@ -18,6 +18,8 @@ from xenwarden_host.control.overview import Overview
 from xenwarden_host.control.peers import Role
 from xenwarden_host.control.plain import plain
 from xenwarden_host.errors import XenwardenError
+from xenwarden_host.hrem import hypercalls
+from xenwarden_host.policy.explain import explain
 from xenwarden_host.records import AgentState, Level, LimitKey, LimitKind, VmState
 
 if TYPE_CHECKING:
@@ -35,6 +37,7 @@ _QUOTAS = ("nodes", "watches", "transactions")  # of XenStore, that are shown
 # HREM's signals that it has only while there is something to tell, and only of a VM that is looked at.
 _NOW_AND_THEN = frozenset(("ask_ps", "vif_police_drop_pps"))
 _BY_LOOK = frozenset(f"{BY_DOM0}{name}" for name in HEADERS)
+_BY_TRACE = frozenset(hypercalls.SIGNALS)
 EVENTS = "event"  # the streams that a client may follow
 RECORDING = "lines"
 
@@ -152,6 +155,7 @@ class Answers:
             "signals": self._signals(guest),
             "missing": self._missing(guest),
             "devices": warden.hrem.devices(guest.info.uuid),
+            "trace": self._trace(guest),
             "levels": list(record.levels),
             "limits": list(record.limits),
             "limits_now": [_limit(status) for status in warden.engine.status(guest.info.uuid)],
@@ -221,8 +225,22 @@ class Answers:
         """Return the signals that are not known of the VM though they could be: it is judged without them."""
         values = self._warden.signals_of(guest)
         looks = self._warden.applier.ordered.get(guest.info.uuid) is Level.TWO
-        unexpected = _NOW_AND_THEN if looks else _NOW_AND_THEN | _BY_LOOK
+        unexpected = _NOW_AND_THEN | _BY_TRACE if looks else _NOW_AND_THEN | _BY_TRACE | _BY_LOOK
+        if looks and self._warden.policy.watch.trace:
+            unexpected -= {hypercalls.TOTAL}
         return [name for name in SIGNALS if name not in values and name not in unexpected]
+
+    def _trace(self, guest: Guest) -> dict[str, Any] | None:
+        """Return what the last burst of Xen's trace took; None where the VM is not traced."""
+        warden = self._warden
+        if warden.applier.ordered.get(guest.info.uuid) is not Level.TWO or not warden.policy.watch.trace:
+            return None
+        cost = warden.tracing.cost
+        return {
+            "read_kb": round(cost.read_kb, 1) if cost else None,
+            "took_ms": round(cost.took_ms, 2) if cost else None,
+            "why_not": warden.tracing.yields,
+        }
 
     def _why(self, request: Mapping[str, Any], _user: str) -> dict[str, Any]:
         warden, guest = self._warden, self._guest(request)
@@ -288,11 +306,16 @@ class Answers:
             ],
         }
 
-    def _policy(self, _request: Mapping[str, Any], _user: str) -> dict[str, Any]:
-        policy = plain(self._warden.policy)
-        text = yaml.safe_dump(policy, sort_keys=False, allow_unicode=True, width=110)
-        file = self._policy_file()
-        return {"file": None if file is None else str(file), "policy": policy, "text": text}
+    def _policy(self, request: Mapping[str, Any], _user: str) -> dict[str, Any]:
+        policy, file = self._warden.policy, self._policy_file()
+        answer: dict[str, Any] = {"file": None if file is None else str(file)}
+        if "vm" in request:
+            info = self._guest(request).info
+            answer |= {"name": info.name, "uuid": info.uuid, "values": explain(policy, info.uuid, info.name)}
+        else:
+            answer["policy"] = {name: value for name, value in plain(policy).items() if name != "data"}
+            answer["text"] = yaml.safe_dump(answer["policy"], sort_keys=False, allow_unicode=True, width=110)
+        return answer | {"refused": [{"node": node, "why": why} for node, why in policy.refused.items()]}
 
     def _version(self, _request: Mapping[str, Any], _user: str) -> dict[str, str]:
         return {"daemon": __version__, "xen": self._host.xen_version if self._host else ""}
@@ -303,7 +326,11 @@ class Answers:
         for guest in self._warden.tracker.vms().values():
             if guest.inbox.report is not None:
                 versions.setdefault(guest.inbox.report.agent_version or "?", []).append(guest.info.name)
-        return {"scheduler": self._host.scheduler if self._host else "", "agent_versions": versions}
+        return {
+            "scheduler": self._host.scheduler if self._host else "",
+            "agent_versions": versions,
+            "refused_nodes": dict(self._warden.policy.refused),
+        }
 
     def _history(self, request: Mapping[str, Any], _user: str) -> dict[str, Any]:
         warden = self._warden
@@ -369,7 +396,8 @@ class Answers:
         policy = warden.policy.vm(info.uuid, info.name)
         if policy.exempt:
             raise XenwardenError(
-                f"the policy exempts {info.name} from limits", hint=f"see the entry at {policy.source}"
+                f"the policy exempts {info.name} from limits",
+                hint=f"as is said in {warden.policy.vm_sources(info.uuid, info.name)['exempt']}",
             )
         file = warden.kill_switch.engaged_by()
         if file is not None:

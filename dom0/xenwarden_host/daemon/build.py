@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from xenwarden_host.audit import Audit
@@ -13,18 +14,19 @@ from xenwarden_host.database import FILE_NAME, Database, set_aside_if_damaged
 from xenwarden_host.hrem.grantbook import GrantBook
 from xenwarden_host.hrem.history import History
 from xenwarden_host.hrem.hrem import Hrem
+from xenwarden_host.hrem.tracing import Tracing
 from xenwarden_host.hsem.hsem import Hsem
 from xenwarden_host.limits.engine import LimitEngine
 from xenwarden_host.limits.journal import Journal
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
     from xenwarden_host.policy.model import Policy
     from xenwarden_host.protocols import Clock, Hypervisor, Store, VbdControl, VifControl
 
 # Apart from the limits' journal: what is granted or lent is no original of a limit.
 GRANTS_FILE = "grants.db"
+TRACE_FILE = "trace"  # in the run directory
+PROC = Path("/proc")
 
 
 def build_warden(
@@ -71,5 +73,6 @@ def build_warden(
         audit_log=Audit(database, clock),
         kill_switch=KillSwitch(run_dir / "kill-switch", kill_file),
         clock=clock,
+        tracing=Tracing(hypervisor, run_dir / TRACE_FILE, PROC),
         dry_run=dry_run,
     )

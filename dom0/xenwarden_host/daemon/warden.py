@@ -27,7 +27,7 @@ from xenwarden_host.records import AgentState, Level, LimitKind, Snapshot, VmSta
 from xenwarden_host.replay.recorder import Recorder
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
+    from collections.abc import Callable, Iterable, Mapping, Sequence
 
     from xenwarden_host.audit import Audit
     from xenwarden_host.daemon.killswitch import KillSwitch
@@ -36,6 +36,7 @@ if TYPE_CHECKING:
     from xenwarden_host.hrem.grantbook import GrantBook
     from xenwarden_host.hrem.history import History
     from xenwarden_host.hrem.hrem import Hrem
+    from xenwarden_host.hrem.tracing import Tracing
     from xenwarden_host.hsem.hsem import Hsem
     from xenwarden_host.limits.engine import LimitEngine
     from xenwarden_host.limits.journal import Journal
@@ -77,6 +78,7 @@ class Warden:
         audit_log: Audit,
         kill_switch: KillSwitch,
         clock: Clock,
+        tracing: Tracing,
         dry_run: bool,
     ) -> None:
         self.tracker = tracker
@@ -91,6 +93,7 @@ class Warden:
         self.audit = audit_log
         self.kill_switch = kill_switch
         self.clock = clock
+        self.tracing = tracing
         self.dry_run = dry_run
         self.ledger = Ledger(clock)
         self.applier = Applier(engine, self.ledger, audit_log, dry_run=dry_run)
@@ -120,6 +123,7 @@ class Warden:
         self._next_hours_s = self.started_s + _SAVE_HOURS_EVERY_S
         self._next_complaint_s: dict[str, float] = {}
         self.publish_recording: Callable[[list[str]], bool] = lambda _lines: False
+        self.take_policy_nodes: Callable[[dict[str, bytes]], None] = lambda _nodes: None
         self._recorder: Recorder | None = None
         self.set_policy(policy)
 
@@ -143,10 +147,16 @@ class Warden:
             self.tracker.drain()
             if self.tracker.domains_changed:
                 self._list()
+            self._doubt_disks()
             raised = self.tracker.read()
 
         self._guard("store", read)
+        self._guard("policy", self._read_policy_nodes)
         return raised
+
+    def _read_policy_nodes(self) -> None:
+        if (nodes := self.tracker.read_policy()) is not None:
+            self.take_policy_nodes(nodes)
 
     def settling(self) -> bool:
         """Tell whether limits should be looked after before the next tick."""
@@ -161,10 +171,18 @@ class Warden:
 
         def look() -> None:
             self._list()
+            self._doubt_disks()
             if self.engine.unsettled(self._domains):
                 self._reconcile(self.tracker.vms())
 
         self._guard("limits", look)
+
+    def _doubt_disks(self) -> None:
+        """Have limits on disks that were connected anew be looked after: their threads are new, and free."""
+        domids, self.tracker.disks_changed = self.tracker.disks_changed, set()
+        self.engine.doubt(domids, LimitKind.VBD_IO)
+        if domids and self.engine.unsettled(self._domains):
+            self._settle_until_s = self.clock.monotonic() + _SETTLE_S
 
     def fail_safe(self) -> None:
         """Lift the limits that the policy does not want to outlive the daemon."""
@@ -209,9 +227,11 @@ class Warden:
         self.ticks += 1
         self._guard("kill-switch", self._look_at_kill_switch)
         self._guard("store", self.tracker.drain)
+        self._guard("limits", self._doubt_disks)
         if not self._guard("domains", self._list):
             return  # without the list nothing may be decided or set: domids could be others by now
         self._guard("store", self.tracker.read)
+        self._guard("policy", self._read_policy_nodes)
         self._guard("store-use", self._look_at_store_use)
         vms = self.tracker.vms()
         self._guard("hrem", lambda: self._collect(now_s, vms))
@@ -273,7 +293,30 @@ class Warden:
                 self.signals[guest.info.uuid].update(seen)
             if guest.inbox.asked_s:
                 self.signals[guest.info.uuid]["ask_ps"] = guest.inbox.ask_ps(now_s)
+        if not self.dry_run:
+            self._guard("trace", lambda: self._trace(now_s, vms))
         self.idle.note(self.signals, self.policy.sprawl, self.clock.unix())
+
+    def _trace(self, now_s: float, vms: Mapping[str, Guest]) -> None:
+        """Have HREM trace what watched VMs ask of Xen, and take what it saw."""
+        watched = self._suspects(vms.values()) if self.policy.watch.trace else []
+        cpus_used = {
+            guest.info.domid: self.signals[guest.info.uuid].get("vcpu_pct", 0.0)
+            * guest.info.vcpus_online
+            / 100
+            for guest in watched
+        }
+        self.tracing.tick(cpus_used, now_s)
+        for guest in watched:
+            self.signals[guest.info.uuid].update(self.tracing.signals(guest.info.domid, now_s))
+
+    def _suspects(self, guests: Iterable[Guest]) -> list[Guest]:
+        """Return those whose VMs HSEM has ordered to level 2."""
+        return [
+            guest
+            for guest in guests
+            if not guest.info.service and self.applier.ordered.get(guest.info.uuid) is Level.TWO
+        ]
 
     def _note_samples(self, vms: Mapping[str, Guest]) -> None:
         self.samples.note(self.clock.unix(), {uuid: self.signals_of(guest) for uuid, guest in vms.items()})
@@ -427,11 +470,7 @@ class Warden:
         dom0 = self.tracker.guests.get(0)
         if dom0 is None:
             return
-        suspects = [
-            guest
-            for guest in self.tracker.guests.values()
-            if not guest.info.service and self.applier.ordered.get(guest.info.uuid) is Level.TWO
-        ]
+        suspects = self._suspects(self.tracker.guests.values())
         suspects.sort(key=lambda guest: self.agent_state(guest) is AgentState.ALIVE)
         order = self.tracker.headers.want([guest.info.domid for guest in suspects], now_s)
         if order is not None:
@@ -471,6 +510,7 @@ class Warden:
 
     def restore(self) -> None:
         """Take over what an earlier daemon kept; a part that cannot be read begins anew, and is told."""
+        self._guard("trace", self.tracing.stop_left)
         parts: tuple[tuple[str, Callable[[Any], None]], ...] = (
             ("history", self._restore_history),
             ("hours", self._restore_hours),

@@ -16,6 +16,9 @@ Each hour of the day (UTC) has three numbers of its own: a percentile that is tr
 that it stands on, and an upper limit. Once an hour was seen for `hour_s` in sum, which takes days, its limit
 is that of the hour; its percentile is the highest of it and of the hours beside it, since jobs drift. An
 hour's limit rises by no more than `rise_per_day` from one day to the next.
+
+A step of a logarithm is a factor of the value. So the value is kept, as its *level*: in times the prior, and
+a little more, so that there is a logarithm of nothing. Few observations need exp or log.
 """
 
 from __future__ import annotations
@@ -40,51 +43,47 @@ _DAY_S = 86400.0
 _MAX_GAP_S = 3600.0  # an interval longer than this tells nothing of how long a value held
 _MOST_FULL_S = 30 * _DAY_S
 _HOURS = 24
+_NEAR = "vcpu_pct"  # says how close the VM is to its maximum
 _HOUR_PARTS = ("p95", "seen_s", "upper")  # of each hour, as they are dumped
 
 
-def _moved(tracked: float, y: float, step: float) -> float:
-    """Return a tracked percentile after one more value: nearer to it, and not beyond."""
-    if y > tracked:
-        up = tracked + step * _UP
-        return min(y, up)
-    down = tracked - step * _DOWN
-    return max(y, down)
-
-
-class _Vm:
-    """One VM's numbers, at the index of each signal in the order of the priors; of the hours in turn."""
+class _Usual:
+    """What is usual of one signal of one VM. Levels: in times the prior, plus `_UNIT_SHARE`."""
 
     __slots__ = (
-        "frozen",
-        "full",
-        "hour_p95",
+        "beside",
+        "hour_level",
         "hour_seen_s",
         "hour_upper",
-        "near",
-        "near_of",
-        "p95",
-        "priors",
-        "profile",
+        "level",
+        "prior",
         "seen_s",
         "times",
-        "upper",
-        "used_s",
         "whole_upper",
     )
 
-    def __init__(self, profile: str, priors: array[float]) -> None:
-        size = len(priors)
+    def __init__(self, prior: float) -> None:
+        self.prior = prior
+        self.level = 0.0  # the percentile
+        self.times = 0.0
+        self.seen_s = 0.0
+        self.whole_upper = prior  # whatever the hour
+        # Of this hour of the day; `beside`: the higher level of the two hours beside it.
+        self.hour_level = self.beside = self.hour_seen_s = self.hour_upper = 0.0
+
+
+class _Vm:
+    """One VM's numbers, by signal; those of all hours in turn, at the index of each signal."""
+
+    __slots__ = ("frozen", "full", "hours", "near", "near_of", "profile", "upper", "used_s", "usual")
+
+    def __init__(self, profile: str, priors: Mapping[str, float]) -> None:
         self.profile = profile
-        self.priors = priors  # shared by all VMs of the profile
-        self.p95 = array("d", bytes(8 * size))
-        self.times = array("d", bytes(8 * size))
-        self.seen_s = array("d", bytes(8 * size))
-        self.whole_upper = array("d", priors)  # whatever the hour
-        self.upper = array("d", priors)  # of now
-        self.hour_p95, self.hour_seen_s, self.hour_upper = (
-            array("f", bytes(4 * size * _HOURS)) for _part in _HOUR_PARTS
-        )
+        self.usual = {name: _Usual(prior) for name, prior in priors.items()}
+        self.upper = dict(priors)  # of now
+        size = _HOURS * len(priors)
+        # By _HOUR_PARTS, levels as logarithms. Of the hour that it is `usual` knows better.
+        self.hours = tuple(array("f", bytes(4 * size)) for _part in _HOUR_PARTS)
         self.frozen = False
         self.full: dict[str, tuple[float, float]] = {}  # by what: seconds, faded, as of when
         self.near = 0
@@ -112,16 +111,31 @@ class History:
         """Go by this time of day from now on."""
         hour = int(unix_s // 3600) % _HOURS
         if hour != self._hour:
+            for vm in self._vms.values():
+                self._keep_hour(vm)
             self._hour = hour
             for vm in self._vms.values():
                 self._take_hour(vm)
 
+    def _keep_hour(self, vm: _Vm) -> None:
+        """Put what is known of this hour to that of the others."""
+        levels, seen_s, upper = vm.hours
+        for at, usual in enumerate(vm.usual.values(), self._hour * len(vm.usual)):
+            if usual.hour_seen_s:
+                levels[at], seen_s[at] = math.log(usual.hour_level), usual.hour_seen_s
+                upper[at] = usual.hour_upper
+
     def _take_hour(self, vm: _Vm) -> None:
         """Have the VM's limits be those of this hour, where it is known."""
-        at = self._hour * len(vm.upper)
-        for index, whole in enumerate(vm.whole_upper):
-            known = vm.hour_seen_s[at + index] >= self._policy.hour_s
-            vm.upper[index] = vm.hour_upper[at + index] if known else whole
+        levels, seen_s, upper = vm.hours
+        here, sooner, later = ((self._hour + shift) % _HOURS * len(vm.usual) for shift in (0, -1, 1))
+        for index, (name, usual) in enumerate(vm.usual.items()):
+            usual.hour_seen_s, usual.hour_upper = seen_s[here + index], upper[here + index]
+            usual.hour_level = math.exp(levels[here + index])
+            beside = [levels[at + index] for at in (sooner, later) if seen_s[at + index]]
+            usual.beside = math.exp(max(beside)) if beside else 0.0
+            known = usual.hour_seen_s >= self._policy.hour_s
+            vm.upper[name] = usual.hour_upper if known else usual.whole_upper
 
     def set_policy(self, policy: Policy) -> None:
         """Take a new policy: priors, floors and ceilings follow it, what was learnt stays."""
@@ -129,10 +143,9 @@ class History:
         frozen = {uuid for uuid, vm in self._vms.items() if vm.frozen}
         used = {uuid: vm.used_s for uuid, vm in self._vms.items()}
         self._policy = policy.history
-        self._names = tuple(next(iter(policy.profiles.values())))
-        self._index = {name: index for index, name in enumerate(self._names)}
+        names = next(iter(policy.profiles.values()))
         self._priors = {
-            profile: array("d", [upper[name] for name in self._names])
+            profile: {name: float(upper[name]) for name in names}
             for profile, upper in policy.profiles.items()
         }
         self._default = "unknown"
@@ -149,13 +162,17 @@ class History:
             self.restore(uuid, {**data, "profile": profile}, vm.used_s)
             vm = self._vms[uuid]
             vm.frozen = frozen
-            for index in range(len(vm.priors)):
-                vm.whole_upper[index] = self._wanted(vm, index)
+            for usual in vm.usual.values():
+                usual.whole_upper = self._wanted(usual)
             self._take_hour(vm)
 
     def knows(self, signal: str) -> bool:
         """Tell whether the signal has a prior, and with it a history."""
-        return signal in self._index
+        return signal in self._priors[self._default]
+
+    def reads(self, signal: str) -> bool:
+        """Tell whether `learn` makes anything of the signal."""
+        return signal == _NEAR or self.knows(signal)
 
     def learn(self, uuid: str, signals: Mapping[str, float], interval_s: float, now_s: float) -> None:
         """Learn one observation that covers `interval_s`; nothing while the VM is frozen."""
@@ -167,83 +184,91 @@ class History:
         span_s = min(interval_s, _MAX_GAP_S)
         rise = policy.rise_per_day ** (span_s / _DAY_S)
         slowest = span_s / policy.memory_s
-        index_of = self._index
-        p95, times, seen_s, whole, priors = vm.p95, vm.times, vm.seen_s, vm.whole_upper, vm.priors
-        seen: list[tuple[int, float]] = []  # what the hour learns
-        for name in signals.keys() & index_of.keys():
-            index, value = index_of[name], signals[name]
-            prior = priors[index]
-            y = math.log(value / prior + _UNIT_SHARE)
-            count = times[index] + 1.0
-            if count == 1.0:
-                tracked = y
+        margin, floor, ceiling = policy.margin, policy.floor, policy.ceiling
+        times, up, down = -1.0, 1.0, 1.0  # the step is of what was seen so often, as a rule of all
+        learnt: list[tuple[str, _Usual, float]] = []
+        # In line, and nearly without calls: this is done for each signal of each report.
+        for name, usual in vm.usual.items():
+            if name not in signals:
+                continue
+            seen = signals[name] / usual.prior + _UNIT_SHARE
+            if usual.times != times:
+                times = usual.times
+                up, down = _factors(max(1.0 / (times + 1.0), slowest))
+            level = usual.level if times else seen
+            if seen > level * up:
+                level *= up
+            elif seen < level * down:
+                level *= down
             else:
-                tracked = p95[index]
-                step = 1.0 / count
-                tracked = _moved(tracked, y, max(step, slowest))
-            p95[index] = tracked
-            times[index] = count
-            seen_s[index] += span_s
-            # As _limit() and _wanted(), in line: this is done for each signal of each report.
-            learnt = policy.margin * (math.exp(tracked) - _UNIT_SHARE)
-            if learnt < policy.floor:
-                learnt = policy.floor
-            elif learnt > policy.ceiling:
-                learnt = policy.ceiling
-            if seen_s[index] < policy.enough_s or count < policy.enough_observations:
-                learnt **= min(seen_s[index] / policy.enough_s, count / policy.enough_observations)
-            highest = whole[index] * rise
-            highest = max(highest, prior)
-            learnt *= prior
-            whole[index] = min(highest, learnt)
-            seen.append((index, y))
-        self._learn_hour(vm, seen, span_s, rise)
-        cpu = signals.get("vcpu_pct")
+                level = seen
+            usual.level = level
+            usual.times = count = times + 1.0
+            usual.seen_s = seen_s = usual.seen_s + span_s
+            limit = margin * (level - _UNIT_SHARE)
+            if limit < floor:
+                limit = floor
+            elif limit > ceiling:
+                limit = ceiling
+            if seen_s < policy.enough_s or count < policy.enough_observations:
+                limit **= min(1.0, seen_s / policy.enough_s, count / policy.enough_observations)
+            limit *= usual.prior
+            if limit > usual.prior:
+                limit = min(limit, max(usual.prior, usual.whole_upper * rise))
+            usual.whole_upper = limit
+            learnt.append((name, usual, seen))
+        self._learn_hour(vm, learnt, span_s, rise)
+        cpu = signals.get(_NEAR)
         if cpu is not None:
             vm.near_of += 1
             if cpu >= policy.near_capacity_pct:
                 vm.near += 1
 
-    def _learn_hour(self, vm: _Vm, seen: list[tuple[int, float]], span_s: float, rise: float) -> None:
-        """Have this hour of the day learn logarithms of signals by index; set the limits of now.
+    def _learn_hour(
+        self, vm: _Vm, learnt: list[tuple[str, _Usual, float]], span_s: float, rise: float
+    ) -> None:
+        """Have this hour of the day learn what was seen of each signal; set the limits of now.
 
         An hour comes once a day: it learns, and its limit rises, as much in it as others do in a day.
         """
-        policy, size = self._policy, len(vm.priors)
-        p95, seen_s, upper, hour_s = vm.hour_p95, vm.hour_seen_s, vm.hour_upper, policy.hour_s
-        slowest, rise = _HOURS * span_s / policy.memory_s, rise**_HOURS
-        at, sooner, later = ((self._hour + shift) % _HOURS * size for shift in (0, -1, 1))
-        for index, y in seen:
-            here = at + index
-            known_s = seen_s[here]
-            seen_s[here] = known_s + span_s
-            tracked = p95[here] if known_s else y
-            tracked = _moved(tracked, y, max(span_s / (known_s + span_s), slowest))
-            p95[here] = tracked
-            if known_s < hour_s:
-                upper[here] = vm.upper[index] = vm.whole_upper[index]
-                continue
-            for beside in (sooner + index, later + index):
-                if p95[beside] > tracked and seen_s[beside]:
-                    tracked = p95[beside]
-            prior = vm.priors[index]
-            highest = max(upper[here] * rise, prior)
-            upper[here] = vm.upper[index] = min(highest, self._limit(tracked) * prior)
+        policy, upper = self._policy, vm.upper
+        margin, floor, ceiling = policy.margin, policy.floor, policy.ceiling
+        rise **= _HOURS
+        slowest, hour_s = _HOURS * span_s / policy.memory_s, policy.hour_s
+        known_s, up, down = -1.0, 1.0, 1.0
+        for name, usual, seen in learnt:
+            if usual.hour_seen_s != known_s:
+                known_s = usual.hour_seen_s
+                up, down = _factors(max(span_s / (known_s + span_s), slowest))
+            level = usual.hour_level if known_s else seen
+            if seen > level * up:
+                level *= up
+            elif seen < level * down:
+                level *= down
+            else:
+                level = seen
+            usual.hour_level = level
+            usual.hour_seen_s = known_s + span_s
+            limit = usual.whole_upper
+            if known_s >= hour_s:
+                limit = margin * (max(level, usual.beside) - _UNIT_SHARE)
+                if limit < floor:
+                    limit = floor
+                elif limit > ceiling:
+                    limit = ceiling
+                limit *= usual.prior
+                if limit > usual.prior:
+                    limit = min(limit, max(usual.prior, usual.hour_upper * rise))
+            usual.hour_upper = upper[name] = limit
 
-    def _limit(self, tracked: float) -> float:
-        """Return the limit, in times the prior, that a tracked percentile makes."""
-        learnt = self._policy.margin * (math.exp(tracked) - _UNIT_SHARE)
-        return min(max(learnt, self._policy.floor), self._policy.ceiling)
-
-    def _wanted(self, vm: _Vm, index: int) -> float:
+    def _wanted(self, usual: _Usual) -> float:
         """Return the upper limit as if it could have risen freely."""
         policy = self._policy
-        count = vm.times[index]
-        if count == 0:
-            return vm.priors[index]
-        learnt = self._limit(vm.p95[index])
-        weight = min(1.0, vm.seen_s[index] / policy.enough_s, count / policy.enough_observations)
-        return float(learnt**weight * vm.priors[index])
+        if not usual.times:
+            return usual.prior
+        learnt = min(max(policy.margin * (usual.level - _UNIT_SHARE), policy.floor), policy.ceiling)
+        weight = min(1.0, usual.seen_s / policy.enough_s, usual.times / policy.enough_observations)
+        return float(learnt**weight * usual.prior)
 
     def learn_full(self, uuid: str, of: str, span_s: float, now_s: float) -> None:
         """Learn that the VM took all it can of something for so long; nothing while the VM is frozen."""
@@ -265,28 +290,27 @@ class History:
 
     def upper(self, uuid: str, signal: str) -> float | None:
         """Return the usual upper limit of the VM's signal; None for a signal without a prior."""
-        index = self._index.get(signal)
-        if index is None:
-            return None
+        return self.uppers(uuid).get(signal)
+
+    def uppers(self, uuid: str) -> Mapping[str, float]:
+        """Return the usual upper limits of all signals that have one."""
         vm = self._vms.get(uuid)
-        return self._priors[self._default][index] if vm is None else vm.upper[index]
+        return self._priors[self._default] if vm is None else vm.upper
 
     def over(self, uuid: str, signals: Mapping[str, float]) -> frozenset[str]:
         """Return those of `signals` that are over their usual upper limit: as `upper`, for all at once."""
-        vm = self._vms.get(uuid)
-        upper, index_of = self._priors[self._default] if vm is None else vm.upper, self._index
-        return frozenset(
-            [name for name in signals.keys() & index_of.keys() if signals[name] > upper[index_of[name]]]
-        )
+        upper = self.uppers(uuid)
+        return frozenset([name for name, most in upper.items() if name in signals and signals[name] > most])
 
     def learnt(self, uuid: str, signal: str) -> bool:
         """Tell whether enough is learnt that the prior has no part in the limit."""
-        vm, index = self._vms.get(uuid), self._index.get(signal)
-        return vm is not None and index is not None and self._enough(vm, index)
+        vm = self._vms.get(uuid)
+        usual = None if vm is None else vm.usual.get(signal)
+        return usual is not None and self._enough(usual)
 
-    def _enough(self, vm: _Vm, index: int) -> bool:
+    def _enough(self, usual: _Usual) -> bool:
         policy = self._policy
-        return vm.seen_s[index] >= policy.enough_s and vm.times[index] >= policy.enough_observations
+        return usual.seen_s >= policy.enough_s and usual.times >= policy.enough_observations
 
     def near_capacity(self, uuid: str) -> tuple[int, int]:
         """Return how many observations found the VM close to its maximum, and of how many."""
@@ -295,13 +319,10 @@ class History:
 
     def brief(self, uuid: str, signals: tuple[str, ...]) -> Brief:
         """Return the limits of those of `signals` that have one: what an agent compares with."""
-        vm = self._vms.get(uuid)
-        known = [name for name in signals if name in self._index]
-        upper = {name: self.upper(uuid, name) or 0.0 for name in known}
-        learnt = vm is not None and all(
-            self._enough(vm, self._index[name]) for name in known if vm.times[self._index[name]]
-        )
-        return Brief(learnt and bool(vm and any(vm.times)), upper)
+        vm, upper = self._vms.get(uuid), self.uppers(uuid)
+        found = {name: upper[name] for name in signals if name in upper}
+        seen = {} if vm is None else {name: usual for name, usual in vm.usual.items() if usual.times}
+        return Brief(bool(seen) and all(self._enough(seen[name]) for name in found if name in seen), found)
 
     def uuids(self) -> list[str]:
         """Return the VMs of which there is a history."""
@@ -324,10 +345,13 @@ class History:
 
     def hours(self, uuid: str, signal: str) -> list[float | None]:
         """Return the usual upper limit of each hour of the day; None where the hour is not known yet."""
-        vm, index = self._vms[uuid], self._index[signal]
+        vm = self._vms[uuid]
+        self._keep_hour(vm)
+        _levels, seen_s, upper = vm.hours
+        index = list(vm.usual).index(signal)
         return [
-            round(vm.hour_upper[at], 3) if vm.hour_seen_s[at] >= self._policy.hour_s else None
-            for at in range(index, len(vm.hour_upper), len(self._names))
+            round(upper[at], 3) if seen_s[at] >= self._policy.hour_s else None
+            for at in range(index, len(upper), len(vm.usual))
         ]
 
     def dump(self, uuid: str, *, hours: bool = True) -> dict[str, Any]:
@@ -341,13 +365,13 @@ class History:
             # The tracked percentile as a value, so that it survives a change of priors.
             "signals": {
                 name: [
-                    vm.times[index],
-                    round(vm.seen_s[index], 3),
-                    (math.exp(vm.p95[index]) - _UNIT_SHARE) * vm.priors[index],
-                    vm.whole_upper[index],
+                    usual.times,
+                    round(usual.seen_s, 3),
+                    (usual.level - _UNIT_SHARE) * usual.prior,
+                    usual.whole_upper,
                 ]
-                for index, name in enumerate(self._names)
-                if vm.times[index]
+                for name, usual in vm.usual.items()
+                if usual.times
             },
         }
         return found | {"hours": self.dump_hours(uuid)} if hours else found
@@ -359,13 +383,13 @@ class History:
         of times the prior.
         """
         vm = self._vms[uuid]
-        parts = (vm.hour_p95, vm.hour_seen_s, vm.hour_upper)
+        self._keep_hour(vm)
         return {
-            "signals": list(self._names),
-            "priors": list(vm.priors),
+            "signals": list(vm.usual),
+            "priors": [usual.prior for usual in vm.usual.values()],
             **{
                 name: base64.b64encode(part.tobytes()).decode()
-                for name, part in zip(_HOUR_PARTS, parts, strict=True)
+                for name, part in zip(_HOUR_PARTS, vm.hours, strict=True)
             },
         }
 
@@ -376,21 +400,21 @@ class History:
             ValueError: the data is no such dump.
         """
         vm, policy = self._vm(uuid), self._policy
+        index_of = {name: index for index, name in enumerate(vm.usual)}
         try:
             names, priors = data["signals"], data["priors"]
             parts = [array("f", base64.b64decode(data[name], validate=True)) for name in _HOUR_PARTS]
             for at, (tracked, seen_s, upper) in enumerate(zip(*parts, strict=True)):
                 hour, column = divmod(at, len(names))
-                index = self._index.get(names[column])
-                if index is None or not (seen_s > 0 and math.isfinite(tracked + seen_s)):
+                name = names[column]
+                if name not in index_of or not (seen_s > 0 and math.isfinite(tracked + seen_s)):
                     continue
-                here, prior, old = hour * len(self._names) + index, vm.priors[index], priors[column]
-                value = (math.exp(tracked) - _UNIT_SHARE) * old
-                vm.hour_p95[here] = (
-                    tracked if prior == old else math.log(max(value / prior, 0.0) + _UNIT_SHARE)
-                )
-                vm.hour_seen_s[here] = seen_s
-                vm.hour_upper[here] = min(max(upper, policy.floor * prior), policy.ceiling * prior)
+                here, prior = hour * len(index_of) + index_of[name], vm.usual[name].prior
+                value = (math.exp(tracked) - _UNIT_SHARE) * priors[column]
+                levels, seconds, uppers = vm.hours
+                levels[here] = math.log(max(value / prior, 0.0) + _UNIT_SHARE)
+                seconds[here] = seen_s
+                uppers[here] = min(max(upper, policy.floor * prior), policy.ceiling * prior)
         except (KeyError, IndexError, TypeError, AttributeError, ArithmeticError, ValueError) as error:
             raise ValueError(f"no history by the hour: {error!r}") from None
         self._take_hour(vm)
@@ -410,14 +434,14 @@ class History:
             for of, seconds in data.get("full", {}).items():
                 vm.full[str(of)] = (min(max(float(seconds), 0.0), _MOST_FULL_S), now_s)
             for name, (times, seen_s, p95, upper) in data["signals"].items():
-                index = self._index.get(name)
-                if index is None:
+                usual = vm.usual.get(name)
+                if usual is None:
                     continue
-                prior = vm.priors[index]
-                vm.times[index], vm.seen_s[index] = float(times), float(seen_s)
-                vm.p95[index] = math.log(max(float(p95) / prior, 0.0) + _UNIT_SHARE)
+                prior = usual.prior
+                usual.times, usual.seen_s = float(times), float(seen_s)
+                usual.level = max(float(p95) / prior, 0.0) + _UNIT_SHARE
                 bounds = (self._policy.floor * prior, self._policy.ceiling * prior)
-                vm.whole_upper[index] = min(max(float(upper), bounds[0]), bounds[1])
+                usual.whole_upper = min(max(float(upper), bounds[0]), bounds[1])
         except (KeyError, TypeError, AttributeError, ValueError) as error:
             raise ValueError(f"no history: {error!r}") from None
         vm.used_s = now_s
@@ -431,3 +455,8 @@ class History:
         if vm is None:
             vm = self._vms[uuid] = _Vm(self._default, self._priors[self._default])
         return vm
+
+
+def _factors(step: float) -> tuple[float, float]:
+    """Return what a step of the logarithm up and one down multiply a level with."""
+    return math.exp(step * _UP), math.exp(-step * _DOWN)

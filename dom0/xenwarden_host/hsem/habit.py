@@ -111,13 +111,18 @@ class Habit:
         """The level of the last day."""
         return 0.0 if self._day is None else max(0.0, math.exp(self._day.mean) - self._least)
 
-    def take(self, value: float, interval_s: float) -> None:
-        """Take a value that covers `interval_s`: judge it, then learn from it; short ones together."""
+    def take(self, value: float, interval_s: float) -> bool:
+        """Take a value that covers `interval_s`; short ones together are judged, then learnt from.
+
+        Return whether they were, with this one.
+        """
         self._sum += value * interval_s
         self._covered_s = covered_s = self._covered_s + interval_s
-        if covered_s >= _EVERY_S:
-            self._observe(math.log(self._sum / covered_s + self._least), covered_s)
-            self._sum = self._covered_s = 0.0
+        if covered_s < _EVERY_S:
+            return False
+        self._observe(math.log(self._sum / covered_s + self._least), covered_s)
+        self._sum = self._covered_s = 0.0
+        return True
 
     def _observe(self, y: float, interval_s: float) -> None:
         self.seen_s = now_s = self.seen_s + interval_s

@@ -5,13 +5,13 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from xenwarden_channel.signals import HREM, SIGNALS
+from xenwarden_channel.signals import HREM, SIGNALS, names
 from xenwarden_host.hsem import state
 from xenwarden_host.hsem.habit import LEAST, Habit
 from xenwarden_host.hsem.machine import Machine
 from xenwarden_host.hsem.masks import STARVING, masked
 from xenwarden_host.hsem.neighbourhood import Host
-from xenwarden_host.hsem.rules import compile_rules
+from xenwarden_host.hsem.rules import RuleSet, compile_rules
 from xenwarden_host.hsem.sight import Sight
 from xenwarden_host.hsem.state import Vm
 from xenwarden_host.hsem.traffic import by_headers
@@ -60,17 +60,21 @@ class Hsem:
     def policy(self, policy: Policy) -> None:
         self._policy = policy
         self._history.set_policy(policy)
-        self._rules = compile_rules(policy.rules)
-        self._machine = Machine(policy, self._history, self._rules)
-        self._tick_rules = tuple(rule for rule in self._rules if not rule.by_report)
+        rules = compile_rules(policy.rules)
+        self._machine = Machine(policy, self._history, rules)
+        self._rules = RuleSet(rules)
+        self._tick_rules = RuleSet(rule for rule in rules if not rule.by_report)
         # What an agent claims is judged when it has said something.
-        self._headers_rules = tuple(rule for rule in self._rules if not rule.spec.distrust)
+        self._headers_rules = RuleSet(rule for rule in rules if not rule.spec.distrust)
         self._habitual = [
-            (key, SIGNALS[key.signal][0] == HREM, LEAST[SIGNALS[key.signal][1]])
-            for key in sorted({key for rule in self._rules for key in rule.habitual})
+            (key, key.signal, SIGNALS[key.signal][0] == HREM, LEAST[SIGNALS[key.signal][1]])
+            for key in sorted({key for rule in rules for key in rule.habitual})
         ]
-        self._habitual_of_dom0 = [item for item in self._habitual if item[1]]
-        self._remembered = {signal for rule in self._rules for signal in rule.remembers}
+        self._habitual_of_dom0 = [item for item in self._habitual if item[2]]
+        self._remembered = {signal for rule in rules for signal in rule.remembers}
+        self._counted = tuple(signal for signal in names(HREM) if self._history.reads(signal))
+        for vm in self._vms.values():
+            vm.refused.clear()
         self._policies: dict[str, tuple[str, VmPolicy]] = {}  # by UUID: the name it was for
 
     def decide(self, snapshot: Snapshot) -> list[Action]:
@@ -89,10 +93,10 @@ class Hsem:
             if _says_nothing(vm, view):
                 continue
             masks = self._masks[view.uuid]
-            self._learn(vm, view, masks, now_s)
+            trusted = self._trusts(vm, view)
+            self._learn(vm, view, masks, now_s, trusted=trusted)
             if not view.paused:
                 self._observe_habits(vm, view, masks)
-                trusted = self._trusts(vm, view)
                 sight = self._sight(vm, view, masks, host, now_s, trusted=trusted)
                 turn = Turn(vm, view, sight, trusted, self._policy_of(view), snapshot)
                 rules = self._headers_rules if sight.seen else self._tick_rules
@@ -236,7 +240,6 @@ class Hsem:
     ) -> Sight:
         report = view.report
         said = report.signals if view.report_is_new and report is not None else _NO_SIGNALS
-        uuid, upper = view.uuid, self._history.upper
         # What dom0 saw itself stands above what the agent says of the same. An agent that is believed sets
         # the pace, though: else what both see would count twice.
         seen = by_headers(view.hrem) if said or not trusted else _NO_SIGNALS
@@ -247,17 +250,18 @@ class Hsem:
             signals=signals,
             said=said,
             seen=seen.keys(),
-            over=self._history.over(uuid, signals),
-            upper=lambda signal: upper(uuid, signal),
+            over=self._history.over(view.uuid, signals),
+            upper=self._history.uppers(view.uuid).get,
             before=vm.before,
             habits=vm.habits,
             masked=masks,
             traffic=vm.traffic,
             limits={key: value for key, value in vm.limits.items() if key in view.held} if vm.limits else {},
-            starved=any(key.kind in STARVING for key in vm.masked_until),
+            starved=bool(vm.masked_until) and any(key.kind in STARVING for key in vm.masked_until),
             settled=view.known_s >= self._policy.agent.settle_s,
             agent_may_be_late=self._may_be_late(view),
             host=host,
+            refused=vm.refused,
         )
 
     def _trusts(self, vm: Vm, view: VmView) -> bool:
@@ -269,26 +273,26 @@ class Hsem:
     def _may_be_late(self, view: VmView) -> bool:
         return view.report_age_s is not None and view.report_age_s < self._policy.agent.patience_s
 
-    def _learn(self, vm: Vm, view: VmView, masks: frozenset[str], now_s: float) -> None:
+    def _learn(self, vm: Vm, view: VmView, masks: frozenset[str], now_s: float, *, trusted: bool) -> None:
         """Learn what a VM does in its ordinary life; History itself knows whose learning is frozen."""
-        unusual = vm.streaks.keys() - vm.settled.keys()  # what was found to be neither may become usual
+        # What was found to be neither may become usual.
+        unusual = vm.streaks and vm.streaks.keys() - vm.settled.keys()
         if vm.state is not VmState.NORMAL or view.paused or unusual:
             vm.counted.clear()
             return
-        if view.report is not None and view.report_is_new and self._trusts(vm, view):
-            signals = {name: value for name, value in view.report.signals.items() if name not in masks}
+        if view.report is not None and view.report_is_new and trusted:
+            signals = view.report.signals
+            if masks:
+                signals = {name: value for name, value in signals.items() if name not in masks}
             self._history.learn(view.uuid, signals, vm.covered_s, now_s)
             before = vm.before
             for name in self._remembered & signals.keys():
                 value = signals[name]
                 before[name] = value + _FADE * (before.get(name, value) - value)
-        counted = vm.counted
-        if not counted and not masks:
-            counted.update(view.hrem)
-        else:
-            for name, value in view.hrem.items():
-                if value > counted.get(name, -1.0) and name not in masks:
-                    counted[name] = value
+        counted, hrem = vm.counted, view.hrem
+        for name in self._counted:
+            if name in hrem and hrem[name] > counted.get(name, -1.0) and name not in masks:
+                counted[name] = hrem[name]
         span_s = now_s - vm.counted_since_s
         if span_s >= self._policy.history.interval_s:
             self._history.learn(view.uuid, counted, span_s, now_s)
@@ -299,14 +303,15 @@ class Hsem:
         """Take what the VM is like, by its reports and dom0's counters."""
         report = view.report if view.report_is_new else None
         said = report.signals if report is not None else _NO_SIGNALS
-        for key, by_dom0, least in self._habitual if report is not None else self._habitual_of_dom0:
-            value = (view.hrem if by_dom0 else said).get(key.signal)
-            if value is None or key.signal in masks:
+        for key, signal, by_dom0, least in self._habitual if report is not None else self._habitual_of_dom0:
+            signals = view.hrem if by_dom0 else said
+            if signal not in signals or signal in masks:
                 continue
             habit = vm.habits.get(key)
             if habit is None:
                 habit = vm.habits[key] = Habit(key, least)
-            habit.take(value, vm.counted_s if by_dom0 else vm.covered_s)
+            if habit.take(signals[signal], vm.counted_s if by_dom0 else vm.covered_s):
+                (vm.strange.add if habit.strange else vm.strange.discard)(key)
 
     def _drop_gone(self, views: Mapping[str, VmView], now_s: float) -> None:
         """Forget VMs that are gone; one of which anything was found only after a while: it may reboot."""

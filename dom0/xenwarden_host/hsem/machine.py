@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
 
     from xenwarden_host.hrem.history import History
-    from xenwarden_host.hsem.rules import Outcome, Rule
+    from xenwarden_host.hsem.rules import Outcome, Rule, RuleSet
     from xenwarden_host.hsem.state import Vm
     from xenwarden_host.hsem.turn import Turn
     from xenwarden_host.policy.model import Policy
@@ -48,10 +48,11 @@ class Machine:
         self._rules = rules
         self._limiter = Limiter(policy, history)
 
-    def step(self, turn: Turn, rules: Iterable[Rule]) -> list[Action]:
-        """Return what follows from one VM's tick; `rules` are those that may be asked in this tick."""
+    def step(self, turn: Turn, asked: RuleSet) -> list[Action]:
+        """Return what follows from one VM's tick; `asked` are those rules that may be asked in this tick."""
         out: list[Action] = []
-        fired = [item for item in self._fired(turn, rules) if not self._alerted(turn, item, out)]
+        rules = asked.all
+        fired = [item for item in self._fired(turn, asked) if not self._alerted(turn, item, out)]
         match turn.vm.state:
             case VmState.NORMAL:
                 self._normal(turn, fired, out)
@@ -82,13 +83,14 @@ class Machine:
 
     # --- rules ----------------------------------------------------------------------------------
 
-    def _fired(self, turn: Turn, rules: Iterable[Rule]) -> Iterator[Fired]:
+    def _fired(self, turn: Turn, asked: RuleSet) -> Iterator[Fired]:
         """Yield the rules that fire now, and whether that is enough to raise (hysteresis)."""
         vm, now_s, detect = turn.vm, turn.sight.now_s, self._policy.detect
         over = turn.sight.over
         nothing_stands = vm.case is None and not (vm.streaks or vm.told or vm.distrusted)
-        for rule in rules:
-            # Asked of all VMs at each tick, and nearly always answered so.
+        # Asked of all VMs at each tick, and nearly always answered so.
+        nothing_unusual = nothing_stands and not (over or turn.view.overflows or vm.strange)
+        for rule in asked.plain[turn.trusted] if nothing_unusual else asked.all:
             if nothing_stands and rule.gate is not None and rule.gate.isdisjoint(over):
                 continue
             if not turn.hears(rule):
@@ -150,8 +152,11 @@ class Machine:
     def _normal(self, turn: Turn, fired: list[Fired], out: list[Action]) -> None:
         if turn.sight.now_s < turn.vm.leave_until_s:
             return
-        raising = [(rule, outcome) for rule, outcome, enough in fired if enough]
-        raising = [item for item in raising if not self._is_settled(turn, *item)]
+        raising = [
+            (rule, outcome)
+            for rule, outcome, enough in fired
+            if enough and not self._is_settled(turn, rule, outcome)
+        ]
         if raising:
             self._open(turn, raising, out)
 

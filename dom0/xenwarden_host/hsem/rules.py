@@ -11,8 +11,11 @@ from xenwarden_host.hsem.detectors.overflows import Overflows
 from xenwarden_host.hsem.detectors.rises import Rises
 from xenwarden_host.hsem.detectors.surge import Surge
 from xenwarden_host.hsem.detectors.unlike import Unlike
+from xenwarden_host.policy.model import Trust
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
+
     from xenwarden_host.hsem.detectors import Detector
     from xenwarden_host.hsem.sight import Hit, Sight
     from xenwarden_host.policy.model import RuleSpec
@@ -40,6 +43,7 @@ class Rule:
         "gate",
         "habitual",
         "needs_overflow",
+        "needs_unusual",
         "remembers",
         "spec",
     )
@@ -55,6 +59,11 @@ class Rule:
         self.gate = None if None in gates else frozenset(gate for gate in gates if gate is not None)
         self.needs_overflow = all(
             any(isinstance(item, Overflows) for item in group) for group in self._raises
+        )
+        # Where nothing is over its usual upper limit, overflows or is unlike itself, it cannot raise.
+        self.needs_unusual = all(
+            any(isinstance(item, Overflows | Unlike) or getattr(item, "gate", None) for item in group)
+            for group in self._raises
         )
         self._signals = {signal for group in self._raises for item in group for signal in item.signals}
         # A rule that reads what the agent says is asked when it has said something.
@@ -84,8 +93,16 @@ class Rule:
             for signal in detector.signals
         }
 
+    def hears(self, *, trusted: bool) -> bool:
+        """Tell whether the rule is for a VM whose agent is believed, or is not."""
+        agent = self.spec.agent
+        return agent is Trust.ANY or trusted is (agent is Trust.TRUSTED)
+
     def raises(self, sight: Sight, latch: Latch | None = None) -> Outcome | None:
         """Return what puts the VM under suspicion now; None where nothing does."""
+        if latch is None and not sight.masked:
+            sight.rule = self.spec.name
+            return self._ask_plainly(sight)
         return self._ask(self._raises, sight, latch)
 
     def is_blind(self, sight: Sight) -> bool:
@@ -112,8 +129,6 @@ class Rule:
 
     def _ask(self, groups: list[list[Detector]], sight: Sight, latch: Latch | None) -> Outcome | None:
         sight.rule = self.spec.name
-        if latch is None and not sight.masked:
-            return _ask_plainly(groups, sight)
         found = None
         for index, group in enumerate(groups):
             outcome = _ask_group(group, index, sight, latch)
@@ -123,19 +138,38 @@ class Rule:
                     break
         return found
 
+    def _ask_plainly(self, sight: Sight) -> Outcome | None:
+        """Ask as `_ask` does where nothing is hidden or to be kept: nearly all that HSEM ever asks."""
+        for group in self._raises:
+            last = sight.refused.get(group[0])
+            if last is not None and last.check(sight) is None:
+                continue
+            hits = []
+            for detector in group:
+                hit = detector.check(sight)
+                if hit is None:
+                    sight.refused[group[0]] = detector
+                    break
+                hits.append(hit)
+            else:
+                return _outcome(hits)
+        return None
 
-def _ask_plainly(groups: list[list[Detector]], sight: Sight) -> Outcome | None:
-    """Ask as `_ask_group` does where nothing is hidden or to be kept: nearly all that HSEM ever asks."""
-    for group in groups:
-        hits = []
-        for detector in group:
-            hit = detector.check(sight)
-            if hit is None:
-                break
-            hits.append(hit)
-        else:
-            return _outcome(hits)
-    return None
+
+class RuleSet:
+    """Rules that are asked together."""
+
+    __slots__ = ("all", "plain")
+
+    def __init__(self, rules: Iterable[Rule]) -> None:
+        self.all = tuple(rules)
+        # Those that may fire on a VM of which nothing is unusual, by whether its agent is believed.
+        self.plain = {
+            trusted: tuple(
+                rule for rule in self.all if not rule.needs_unusual and rule.hears(trusted=trusted)
+            )
+            for trusted in (False, True)
+        }
 
 
 def _outcome(hits: list[Hit]) -> Outcome:
@@ -150,9 +184,9 @@ def _ask_group(group: list[Detector], index: int, sight: Sight, latch: Latch | N
     must see something now. With a latch all are asked, so that each has said something by then.
     """
     hits: list[Hit] = []
-    live = False
+    live, masked = False, sight.masked
     for place, detector in enumerate(group):
-        if sight.masked and not sight.masked.isdisjoint(detector.corruptible):
+        if masked and not masked.isdisjoint(detector.corruptible):
             hit = latch.get((index, place)) if latch is not None else None
         else:
             hit = detector.check(sight)

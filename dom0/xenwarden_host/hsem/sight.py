@@ -12,6 +12,7 @@ from xenwarden_host.records import Evidence
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Mapping
 
+    from xenwarden_host.hsem.detectors import Detector
     from xenwarden_host.hsem.habit import Habit, HabitKey
     from xenwarden_host.hsem.traffic import Step, Traffic
     from xenwarden_host.records import LimitKey, VmView
@@ -70,6 +71,7 @@ class Sight:
     settled: bool  # dom0 knows the VM long enough to expect an agent's word
     agent_may_be_late: bool  # silent, but not yet for longer than a busy VM explains
     host: Neighbourhood
+    refused: dict[Detector, Detector]  # by a group's first, who did not fire last: likely not now either
     rule: str = ""  # the rule that asks
 
     def evidence(self, signal: str, value: float, usual: float, text: str) -> Evidence:

@@ -13,6 +13,7 @@ from xenwarden_host.records import Evidence, Level, LimitKey, VmState
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
+    from xenwarden_host.hsem.detectors import Detector
     from xenwarden_host.hsem.habit import Habit, HabitKey
     from xenwarden_host.hsem.rules import Latch
     from xenwarden_host.hsem.sight import Flow
@@ -114,6 +115,8 @@ class Vm:
     traffic: Traffic = field(default_factory=Traffic)
     before: dict[str, float] = field(default_factory=dict)  # means of the last ordinary reports
     habits: dict[HabitKey, Habit] = field(default_factory=dict)
+    strange: set[HabitKey] = field(default_factory=set)  # of its habits
+    refused: dict[Detector, Detector] = field(default_factory=dict)  # as Sight has it
     counted: dict[str, float] = field(default_factory=dict)  # dom0's counters since, at their highest
     counted_since_s: float = 0.0
 

@@ -69,9 +69,13 @@ class Traffic:
 
     def mean(self, signal: str, since_s: float) -> float | None:
         """Return the mean of one of SIGNALS or BY_HEADERS since then; None where nothing was counted."""
+        values: list[float] = []
         if signal in SIGNALS:
             index = 1 + SIGNALS.index(signal)
-            values = [tick[index] for tick in self.ticks if tick.at_s > since_s]
+            for tick in reversed(self.ticks):
+                if tick.at_s <= since_s:
+                    break
+                values.append(tick[index])
         else:
             values = [seen[signal] for at_s, seen in self._headers or () if at_s > since_s and signal in seen]
         return sum(values) / len(values) if values else None

@@ -6,8 +6,6 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, NamedTuple
 
-from xenwarden_host.policy.model import Trust
-
 if TYPE_CHECKING:
     from xenwarden_host.hsem.rules import Outcome, Rule
     from xenwarden_host.hsem.sight import Sight
@@ -42,8 +40,7 @@ class Turn:
 
     def hears(self, rule: Rule) -> bool:
         """Tell whether the rule is for a VM with such an agent."""
-        agent = rule.spec.agent
-        return agent is Trust.ANY or self.trusted is (agent is Trust.TRUSTED)
+        return rule.hears(trusted=self.trusted)
 
 
 def case_of(vm: Vm) -> Case:

@@ -12,7 +12,7 @@ from pathlib import Path
 from cffi import FFI
 
 # One file per subject, in the order in which they need each other.
-SLICES = ("context.h", "host.h", "domains.h", "sched.h", "slow.h")
+SLICES = ("context.h", "host.h", "domains.h", "sched.h", "slow.h", "trace.h")
 
 # libxl keeps its older interfaces alive; this names the one that we were written for, so that newer
 # headers do not change a prototype under us.
@@ -32,10 +32,15 @@ ffibuilder.set_source(
     """
     #include <stdio.h>
     #include <stdlib.h>
+    #include <string.h>
     #include <libxl.h>
     #include <libxl_event.h>
     #include <libxl_utils.h>
     #include <xentoollog.h>
+    #define __XEN_TOOLS__ /* Xen's own interface to tools, of one release as libxl is */
+    #include <xencall.h>
+    #include <xenforeignmemory.h>
+    #include <xen/sysctl.h>
 
     /* libxl does not copy the hooks: they must outlast every context. libxl reaps its own children
      * only; ours (tc) are waited for by the one who started them. */
@@ -50,7 +55,29 @@ ffibuilder.set_source(
         return (xentoollog_logger *)xtl_createlogger_stdiostream(
             stderr, (xentoollog_level)min_level, XTL_STDIOSTREAM_HIDE_PROGRESS);
     }
+
+    static xencall_handle *xw_xencall_open(void) { return xencall_open(NULL, 0); }
+
+    static xenforeignmemory_handle *xw_foreignmemory_open(void) { return xenforeignmemory_open(NULL, 0); }
+
+    static int xw_tbuf_op(xencall_handle *call, uint32_t cmd, struct xen_sysctl_tbuf_op *op)
+    {
+        xen_sysctl_t *ctl = xencall_alloc_buffer(call, sizeof *ctl);
+        int rc;
+
+        if (!ctl)
+            return -1;
+        memset(ctl, 0, sizeof *ctl);
+        ctl->cmd = XEN_SYSCTL_tbuf_op;
+        ctl->interface_version = XEN_SYSCTL_INTERFACE_VERSION;
+        ctl->u.tbuf_op = *op;
+        ctl->u.tbuf_op.cmd = cmd;
+        rc = xencall1(call, __HYPERVISOR_sysctl, (uintptr_t)ctl);
+        *op = ctl->u.tbuf_op;
+        xencall_free_buffer(call, ctl);
+        return rc;
+    }
     """,
-    libraries=["xenlight", "xentoollog"],
+    libraries=["xenlight", "xentoollog", "xencall", "xenforeignmemory"],
     define_macros=[("LIBXL_API_VERSION", API_VERSION)],
 )

@@ -12,9 +12,10 @@ from dataclasses import replace
 from uuid import UUID
 
 from xenwarden_host.errors import DomainGoneError, HypervisorError
-from xenwarden_host.records import DomainInfo, HostInfo, SchedParams, VmType
+from xenwarden_host.records import DomainInfo, HostInfo, SchedParams, TraceState, VmType
 
 DEFAULT_WEIGHT = 256
+ALL_TRACED = 0x0FFFF000  # the mask that Xen starts with
 DOM0_UUID = str(UUID(int=0))
 _WITH_CAP = ("credit", "credit2")
 
@@ -25,6 +26,8 @@ class FakeHypervisor:
     Attributes:
         refuse: names of methods that fail with `ERROR_FAIL` as long as they stand in it.
         pauses, targets_kb, vcpus: per domid, what Xen counts and what the domain was last told.
+        trace_mask, trace_on, trace_positions: Xen's trace buffers.
+        traced: what each CPU has recorded when tracing is stopped.
         calls: every call that changes something, as `(method, domid, arguments)`.
     """
 
@@ -40,6 +43,10 @@ class FakeHypervisor:
         self.pauses: dict[int, int] = {}
         self.targets_kb: dict[int, int] = {}
         self.vcpus: dict[int, int] = {}
+        self.trace_mask = ALL_TRACED
+        self.trace_on = False
+        self.trace_positions: list[tuple[int, int]] = []  # none: no buffers
+        self.traced: list[bytes] = []  # what each CPU records while it is on
         self._next_domid = 1
         self._domains[0] = DomainInfo(
             domid=0,
@@ -125,7 +132,12 @@ class FakeHypervisor:
         self._may("host_info")
         used = sum(d.memory_kb for d in self._domains.values())
         return HostInfo(
-            "4.17.fake", self.pcpus, self.scheduler, self.memory_kb, max(0, self.memory_kb - used)
+            "4.17.fake",
+            self.pcpus,
+            self.scheduler,
+            self.memory_kb,
+            max(0, self.memory_kb - used),
+            cpu_khz=1_000_000,
         )
 
     def list_domains(self) -> list[DomainInfo]:
@@ -195,6 +207,33 @@ class FakeHypervisor:
         self.vcpus[domid] = count
 
     # --- inside ---
+
+    def trace_state(self) -> TraceState:
+        """Return how the host's trace buffers stand."""
+        self._may("trace_state")
+        return TraceState(bool(self.trace_positions), self.trace_mask, tuple(self.trace_positions))
+
+    def start_trace(self, mask: int, pages: int) -> None:  # noqa: ARG002
+        """Trace what `mask` says, in buffers that are made where there are none."""
+        self._may("start_trace")
+        self.trace_mask, self.trace_on = mask, True
+        self.trace_positions = self.trace_positions or [(0, 0)] * self.pcpus
+
+    def set_trace_mask(self, mask: int) -> None:
+        """Set the mask and nothing else."""
+        self._may("set_trace_mask")
+        self.trace_mask = mask
+
+    def stop_trace(self) -> None:
+        """Stop tracing."""
+        self._may("stop_trace")
+        self.trace_on = False
+
+    def take_trace(self, cpus: int, size: int) -> list[bytes]:
+        """Return what at most `cpus` CPUs recorded, and mark all as read."""
+        self._may("take_trace")
+        self.trace_positions = [(written, written) for _read, written in self.trace_positions]
+        return [records[:size] for records in self.traced[:cpus]]
 
     def _may(self, method: str) -> None:
         if method in self.refuse:

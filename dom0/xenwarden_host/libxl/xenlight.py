@@ -16,12 +16,14 @@ from xenwarden_host.errors import DomainGoneError, HypervisorError
 from xenwarden_host.libxl.context import Context
 from xenwarden_host.libxl.errors import error
 from xenwarden_host.libxl.slow import SlowCalls
+from xenwarden_host.libxl.tracebuf import TraceBuffers
 from xenwarden_host.records import DomainInfo, HostInfo, SchedParams, VmType
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from xenwarden_host.protocols import Store
+    from xenwarden_host.records import TraceState
 
 _NS_PER_S = 1_000_000_000
 
@@ -38,6 +40,7 @@ class Xenlight:
         self._context = Context()
         self._ffi, self._lib = self._context.ffi, self._context.lib
         self._slow = SlowCalls()
+        self._trace: TraceBuffers | None = None  # opened when first used
         # (domid, uuid) -> what never changes in a domain's life
         self._kinds: dict[tuple[int, str], tuple[VmType, bool]] = {}
 
@@ -45,6 +48,8 @@ class Xenlight:
         """Free the libxl contexts; slow calls that are begun are finished first."""
         self._slow.close()
         self._context.close()
+        if self._trace is not None:
+            self._trace.close()
 
     # --- the machine ---
 
@@ -66,7 +71,38 @@ class Xenlight:
                 scheduler=self._scheduler(scheduler),
                 total_memory_kb=info.total_pages * page_kb,
                 free_memory_kb=info.free_pages * page_kb,
+                cpu_khz=info.cpu_khz,
             )
+
+    # --- tracing ---
+
+    def trace_state(self) -> TraceState:
+        """Return how the host's trace buffers stand."""
+        return self._buffers().state()
+
+    def start_trace(self, mask: int, pages: int) -> None:
+        """Trace what `mask` says; where there are no buffers, make some of so many pages for each CPU."""
+        self._buffers().start(mask, pages)
+
+    def set_trace_mask(self, mask: int) -> None:
+        """Set the mask and nothing else."""
+        self._buffers().set_mask(mask)
+
+    def stop_trace(self) -> None:
+        """Stop tracing: when this returns, nothing is recorded any more."""
+        self._buffers().stop()
+
+    def take_trace(self, cpus: int, size: int) -> list[bytes]:
+        """Return what the `cpus` busiest CPUs recorded first, `size` bytes of each, and mark all as read.
+
+        Only while tracing is off.
+        """
+        return self._buffers().take(cpus, size)
+
+    def _buffers(self) -> TraceBuffers:
+        if self._trace is None:
+            self._trace = TraceBuffers()
+        return self._trace
 
     # --- domains ---
 

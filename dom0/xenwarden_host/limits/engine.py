@@ -36,7 +36,7 @@ from xenwarden_host.limits.weight import Weight
 from xenwarden_host.records import LimitKey, LimitKind, LimitState, LimitStatus, PacketClass
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
+    from collections.abc import Callable, Collection, Mapping, Sequence
 
     from xenwarden_host.limits.book import Id
     from xenwarden_host.limits.journal import Journal
@@ -196,6 +196,11 @@ class LimitEngine:
             uuid in running and self._checked.get((uuid, key), (None,))[0] != running[uuid].domid
             for uuid, key in self._book.wants
         )
+
+    def doubt(self, domids: Collection[int], kind: LimitKind) -> None:
+        """Forget that limits of this kind were read back on these domains."""
+        for id_ in [id_ for id_, at in self._checked.items() if at[0] in domids and id_[1].kind is kind]:
+            del self._checked[id_]
 
     # --- bringing the host there ---
 

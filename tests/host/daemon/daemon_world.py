@@ -30,7 +30,7 @@ from xenwarden_host.control.peers import Peer
 from xenwarden_host.daemon.clock import FakeClock
 from xenwarden_host.daemon.service import Service
 from xenwarden_host.libxl.fake import FakeHypervisor
-from xenwarden_host.limits.fake import FakeVifs
+from xenwarden_host.limits.fake import FakeVbds, FakeVifs
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -137,6 +137,7 @@ class World:
         self.store = FakeStore()
         self.store.add_domain(0)
         self.vifs = FakeVifs()
+        self.vbds: FakeVbds | None = None
         self.guests: dict[str, Guest] = {}
         self._made = 0
         self.peer = ROOT
@@ -166,7 +167,7 @@ class World:
             hypervisor=self.hypervisor,
             store=self.store,
             vifs=self.vifs,
-            vbds=None,
+            vbds=self.vbds,
             clock=self.clock,
             config=None,
             default_config=self.config,

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from daemon_world import World
 
+from xenwarden_host.limits.fake import FakeVbds
 from xenwarden_host.records import PacketClass
 
 if TYPE_CHECKING:
@@ -30,4 +31,24 @@ def test_limits_follow_a_vm_to_its_new_domain_between_ticks(tmp_path: Path) -> N
         world.run(1)
         assert vif.rate == "50000,40000"
         assert {row["state"] for row in world.xenwarden("limits")} == {"set"}
+        assert world.service.warden.ticks == 1
+
+
+def test_a_disk_that_the_guest_connects_anew_is_limited_again_between_ticks(tmp_path: Path) -> None:
+    world = World(tmp_path, policy="tick_s: 600\n")
+    world.vbds = FakeVbds()
+    with world:
+        guest = world.start("mallory", agent=False)
+        state = f"/local/domain/0/backend/vbd/{guest.domid}/51712/state"
+        world.vbds.disks[guest.domid] = {51712: None}
+        world.run(1)
+        assert world.command("limit", "mallory", "--vbd-io", "10MB/s")[0] == 0
+        limited = dict(world.vbds.disks[guest.domid])
+        assert limited[51712] is not None
+        world.run(20)
+
+        world.vbds.disks[guest.domid] = {51712: None}  # its threads are new
+        world.store.write(state, b"4")
+        world.run(1)
+        assert world.vbds.disks[guest.domid] == limited
         assert world.service.warden.ticks == 1

@@ -239,8 +239,8 @@ def test_exempt_and_protected_vms_of_the_policy() -> None:
     policy = replace(
         defaults(),
         vms=(
-            VmEntry("e*", None, "unknown", protect=False, exempt=True, source="test"),
-            VmEntry("p*", None, "unknown", protect=True, exempt=False, source="test"),
+            VmEntry("e*", None, "unknown", protect=False, exempt=True),
+            VmEntry("p*", None, "unknown", protect=True, exempt=False),
         ),
     )
     floods = (Flood("exempt", "v", "syn", 900, 10), Flood("precious", "v", "syn", 900, 10))

@@ -64,6 +64,7 @@ int libxl_get_physinfo(libxl_ctx *ctx, libxl_physinfo *p)
 {
     (void)ctx;
     p->nr_cpus = 2;
+    p->cpu_khz = 2400000;
     p->total_pages = 1 << 18;
     p->free_pages = 1 << 16;
     return 0;

@@ -184,7 +184,7 @@ def test_host_info(fake_folder: Path) -> None:
     on_fake(
         fake_folder,
         """
-assert xen.host_info() == HostInfo("4.17.7-fake", 2, "credit2", 1 << 20, 1 << 18)
+assert xen.host_info() == HostInfo("4.17.7-fake", 2, "credit2", 1 << 20, 1 << 18, 2400000)
 assert value("fake_owner").value == 3, "children: libxl reaps its own only"
 """,
     )

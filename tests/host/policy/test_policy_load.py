@@ -94,7 +94,7 @@ provider_networks: [10.1.0.0/16]
 
     mx = policy.vm("any", "mx1")
     assert (mx.profile, mx.protect, mx.exempt) == ("mail", True, False)
-    assert mx.source.endswith("xenwarden.yaml:9")
+    assert policy.vm_sources("any", "mx1")["protect"].endswith("xenwarden.yaml:9")
     assert policy.vm("01234567-89ab-cdef-0123-456789abcdef", "x").exempt
     assert policy.vm("any", "other") == base.vm("any", "other")
 

@@ -15,6 +15,7 @@ const libxl_version_info *libxl_get_version_info(libxl_ctx *ctx);
 
 typedef struct {
     uint32_t nr_cpus;
+    uint32_t cpu_khz;
     uint64_t total_pages;
     uint64_t free_pages;
     ...;
