@@ -124,7 +124,7 @@ def follow(data: bytes) -> None:
         if edit:
             change(NAMES[edit[0] % len(NAMES)], edit[1:])
         now_s += INTERVAL_S
-        sensor.peek(now_s - 1)
+        sensor.peek(now_s - 1, 1)
         sample = sensor.finish(now_s)
         require(set(sample.missing) <= MISSING, "what is missing has a known name")
         sane = [math.isfinite(value) and 0 <= value <= MOST for value in sample.signals.values()]

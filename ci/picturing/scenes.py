@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 EVIL = "</svg></style><script>alert(1)</script>\"'><img src=x onerror=alert(1)>&lt;\x1b[31m\x00"
 KINDS = ("web", "db", "mail", "ci", "cache", "app", "vpn", "build")
 QUIET_S, FLOOD_S, AFTER_S = 60, 30, 20
-CPUS = 64
+CPUS, MANY_CPUS = 64, 256
 MANY, SHORT_S = 100, (6, 12, 2)  # the same of so many VMs, which take the simulation long
 PROGRAM = "import sys; from xenwarden_host.cli.main import main; sys.exit(main(sys.argv[1:]))"
 
@@ -37,7 +37,7 @@ class Scene:
         self.world = World(directory)
         # It ends about now: commands reckon "the last two hours" from the machine's own clock.
         self.world.clock = FakeClock(unix_s=time.time() - QUIET_S - FLOOD_S - AFTER_S)
-        self.world.hypervisor.pcpus = CPUS
+        self.world.hypervisor.pcpus = CPUS if vms < MANY else MANY_CPUS
         self.world.begin()
         self._loads: dict[str, tuple[random.Random, float]] = {}
         self.mallory = self._start("mallory", 0.1)

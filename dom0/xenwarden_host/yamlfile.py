@@ -65,7 +65,7 @@ def parse(raw: bytes, name: str, schema: Mapping[str, Any]) -> Loaded:
     else:
         lines: dict[Place, int] = {}
         loaded = Loaded(_Builder(name, lines).build(node, (), 0), lines)
-    _validate(loaded, name, schema)
+    validate(loaded, name, schema)
     return loaded
 
 
@@ -158,7 +158,12 @@ class _Builder:
         return out
 
 
-def _validate(loaded: Loaded, name: str, schema: Mapping[str, Any]) -> None:
+def validate(loaded: Loaded, name: str, schema: Mapping[str, Any]) -> None:
+    """Check data against the JSON Schema; `name` is the file's name in messages.
+
+    Raises:
+        ConfigError: as `load`.
+    """
     # jsonschema costs 0.2 s and 10 MB to import: only who reads such a file pays.
     from jsonschema import Draft202012Validator  # noqa: PLC0415
 

@@ -26,10 +26,11 @@ KINDS = {path.rpartition("/")[2]: path for path in (*paths.UP, *paths.DOWN)} | U
 def test_the_page_has_every_path_of_the_code_and_no_other() -> None:
     up = [f"~/{path}" for path in (paths.UP_DIR, *paths.UP, paths.UP_HEADERS_DIR, *UP_OF_DOM0.values())]
     down = [f"~/{path}" for path in (paths.DOWN_DIR, *paths.DOWN, *DOWN_OF_DOM0.values())]
-    assert list(CONTRACT.entries) == [*up, *down, f"{paths.TOOL_DIR}/*"]
+    control = [paths.TOOL_DIR, f"{paths.POLICY_DIR}/$KEY", f"{paths.VM_DIR}/$UUID/$KEY"]
+    assert list(CONTRACT.entries) == [*up, *down, *control]
     assert {CONTRACT.entries[path].tags for path in up} == {"w"}
     assert {CONTRACT.entries[path].tags for path in down} == {""}
-    assert CONTRACT.entries[f"{paths.TOOL_DIR}/*"].tags == "n"
+    assert {CONTRACT.entries[path].tags for path in control} == {"n"}
 
 
 def test_every_kind_of_message_has_its_path() -> None:

@@ -15,9 +15,13 @@ def decode(code: bytes) -> list[tuple[int, int, int, int]]:
 
 
 def run(  # noqa: PLR0915  a case for each instruction
-    code: bytes, frame: bytes, packet_type: int, random: int = 0
+    code: bytes, frame: bytes, packet_type: int, random: int = 0, *, fan_out: bool = False
 ) -> int:
-    """Return what the program returns; a load beyond the frame ends it with 0."""
+    """Return what the program returns; a load beyond the frame ends it with 0.
+
+    `fan_out`: it is a fan-out group's, whose data begins behind the Ethernet header of what is received.
+    """
+    data = 14 if fan_out and packet_type != OUTGOING else 0
     program = decode(code)
     a = x = at = 0
     scratch: dict[int, int] = {}
@@ -32,10 +36,13 @@ def run(  # noqa: PLR0915  a case for each instruction
                 if op < 0x40 and k == 0xFFFFF038:
                     a = random
                     continue
+                if op < 0x40 and k == 0xFFFFF000:
+                    assert data, "what is sent by a packet socket may say nothing of its protocol"
+                    a = int.from_bytes(frame[12:14], "big")
+                    continue
                 offset = (k + (x if op >= 0x40 else 0)) & _WORD
                 size = {0: 4, 8: 2, 16: 1}[op & 0x18]
-                assert offset >= 0xFFE00000, "not relative to the link-layer header"
-                offset -= 0xFFE00000
+                offset = offset - 0xFFE00000 if offset >= 0xFFE00000 else data + offset
                 if offset + size > len(frame):
                     return 0
                 a = int.from_bytes(frame[offset : offset + size], "big")

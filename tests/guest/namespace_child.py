@@ -6,6 +6,7 @@ from __future__ import annotations
 import base64
 import json
 import random
+import select
 import socket
 import subprocess
 import sys
@@ -46,6 +47,12 @@ def interface(name: str, *, bridge: bool = False) -> interfaces.Interface:
     )
 
 
+def readable(sampler: HeaderSampler) -> bool:
+    poller = select.poll()
+    poller.register(sampler, select.POLLIN)
+    return bool(poller.poll(0))
+
+
 def each_frame() -> dict[str, object]:
     """Send and receive every frame; return classes counted and all bytes that reached user space."""
     here = interface("here")
@@ -56,9 +63,9 @@ def each_frame() -> dict[str, object]:
     for name, (frame, _kind) in frames.FRAMES.items():
         for way in ("sent", "received"):
             counter.read()
-            was_idle = sampler.is_idle
+            was_readable = readable(sampler)
             sockets[way].send(frame)
-            is_idle = sampler.is_idle
+            is_readable = readable(sampler)
             classes = dict(zip(bpf.CLASSES, counter.read(), strict=True))
             headers = [header for sent, header in sampler.read() if sent == (way == "sent")]
             ring = bytes(sampler._ring or b"")
@@ -69,7 +76,7 @@ def each_frame() -> dict[str, object]:
                     if count and key not in ("none", "tx_other", "rx_other")
                 },
                 "headers": [base64.b64encode(header).decode() for header in headers],
-                "idle": [was_idle, is_idle],
+                "readable": [was_readable, is_readable],
                 "leaked": frames.PAYLOAD[:8] in ring,
             }
     return out
@@ -97,7 +104,7 @@ def flood(distinct: int, seed: int) -> dict[str, object]:
                 out.send(frames.ethernet(frames.V4, syn))
                 out.send(bulk)
                 sent += 2
-            monitor.look(1.0, glance=True)
+            monitor.glance(1.0, 1)
         signals, top, _sources, _failed = monitor.finish(5.0)
     monitor.close()
     return {
@@ -110,6 +117,24 @@ def flood(distinct: int, seed: int) -> dict[str, object]:
         "top_share": signals["tx_top_share"],
         "top": top[0].split(",")[0],
     }
+
+
+def few_packets() -> dict[str, object]:
+    """Send packets in twos, with a glance for five after each; return whether it looked, and the count."""
+    monitor = Monitor(Roots(), management=False)
+    monitor.find_interfaces()
+    monitor.look(0.0)
+    monitor.finish(1.0)
+    out = raw("here")
+    frame, _kind = frames.FRAMES["tcp4 syn"]
+    looked = []
+    for _ in range(4):
+        out.send(frame)
+        out.send(frame)
+        looked.append(monitor.glance(1.0, 5))
+    signals = monitor.finish(1.0)[0]
+    monitor.close()
+    return {"looked": looked, "syns": signals["tx_syn_pps"]}
 
 
 def down_and_up() -> dict[str, object]:
@@ -256,6 +281,8 @@ def main() -> None:
                 result = bridged()
             elif sys.argv[1] == "flood":
                 result = [flood(int(sys.argv[2]), seed) for seed in range(int(sys.argv[3]))]
+            elif sys.argv[1] == "few":
+                result = few_packets()
             else:
                 result = down_and_up()
             far.communicate(b"\n")

@@ -68,7 +68,7 @@ def test_headers_do_arrive(seen: Any, way: str) -> None:
         if name not in ("lldp", "made-up type", "ipv4 no header", "ipv4 short header")
     ]
     assert [name for name in with_peer if not seen[f"{name}/{way}"]["headers"]] == []
-    assert [name for name in with_peer if seen[f"{name}/{way}"]["idle"] != [True, False]] == []
+    assert [name for name in with_peer if seen[f"{name}/{way}"]["readable"] != [False, True]] == []
 
 
 def test_a_flood_to_one_destination_is_counted_exactly_and_named() -> None:
@@ -87,6 +87,12 @@ def test_many_destinations_are_estimated_from_the_sample() -> None:
     # Chance may have a loud peer hit the slice in one run, hardly in most.
     ratios = sorted(found["dests_estimated"] / found["dests"] for found in runs)
     assert 0.7 < ratios[2] < 1.4
+
+
+def test_a_glance_leaves_few_packets_for_later() -> None:
+    found = in_namespace("few")
+    assert found["looked"] == [False, False, True, True]  # who has looked once in a report looks closely
+    assert found["syns"] == 8
 
 
 def test_an_interface_that_is_down_is_nothing_missing_and_counts_again_when_up() -> None:

@@ -111,8 +111,11 @@ def violations(listing: str) -> list[str]:
 
 
 def _aggregate(short: str) -> str:
-    if short.startswith("/tool/xenwarden"):
-        return "/tool/xenwarden/*"
+    for directory, key in (("policy", "$KEY"), ("vm", "$UUID/$KEY")):
+        if f"{short}/".startswith(
+            f"/tool/xenwarden/{directory}/"
+        ):  # what is on the way to a key is as the key
+            return f"/tool/xenwarden/{directory}/{key}"
     return re.sub(r"(?<=/headers/)\d+$", "$DOMID", short)
 
 

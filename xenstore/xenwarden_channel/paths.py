@@ -32,6 +32,8 @@ DOWN_LOOK = "xenwarden/look"  # to dom0's own agent: at whose vifs to look
 
 # Control, dom0 only.
 TOOL_DIR = "/tool/xenwarden"
+POLICY_DIR = "/tool/xenwarden/policy"  # in place of the same keys of the policy's file
+VM_DIR = "/tool/xenwarden/vm"  # by UUID: in place of the keys of the VM's entry in `vms`
 
 # C xenstored lets a guest write nodes of 2048 bytes in all, which leaves 2015 for a value.
 MAX_MESSAGE_BYTES = 2000

@@ -40,6 +40,7 @@ def _float(value: float | None) -> float | None:
 
 
 def _note(sentence: str) -> None:
+    sys.stdout.flush()  # in one stream with it, it stands after what it is about
     print(f"xenwarden: {printable(sentence)}", file=sys.stderr)
 
 
@@ -432,16 +433,33 @@ def run_doctor(parsed: Parsed) -> int:
     return 0 if answer["ok"] else 1
 
 
+def _value(value: Any) -> str:
+    """Return a value of a policy as a file would have it."""
+    if isinstance(value, list):
+        return f"[{', '.join(map(_value, value))}]"
+    if isinstance(value, dict):
+        return "{" + ", ".join(f"{key}: {_value(item)}" for key, item in value.items()) + "}"
+    return str(value).lower() if isinstance(value, bool) else str(value)
+
+
 def run_policy(parsed: Parsed) -> int:
     """Show, check or print a policy."""
     action = parsed.arguments[0]
     as_json = "json" in parsed.options
     if action == "show":
-        answer = _client(parsed).ask("policy")
+        vm = {"vm": parsed.arguments[1]} if len(parsed.arguments) > 1 else {}
+        answer = _client(parsed).ask("policy", **vm)
+        text = answer.pop("text", None)
         if as_json:
-            _print_json({"file": answer["file"], "policy": answer["policy"]})
+            _print_json(answer)
+            return 0
+        if text is None:
+            rows = [(item["key"], item["source"], _value(item["value"])) for item in answer["values"]]
+            print(table(("Key", "From", "Value"), rows))
         else:
-            print(answer["text"], end="")
+            print(text, end="")
+        for item in answer["refused"]:
+            _note(f"{item['node']} is refused: {item['why']}")
         return 0
     # The policy's reader is heavy; only these two need it, and no daemon.
     from xenwarden_host.cli import policyfile  # noqa: PLC0415

@@ -313,6 +313,8 @@ def _daemon(host: Host) -> Iterator[tuple[str, ...]]:
         yield WARN, f"{count} failures survived in {where}", "journalctl -u xenwardend"
     for notice in listed["notices"]:
         yield WARN, notice, "see xenwardend(8)"
+    for node, why in told["refused_nodes"].items():
+        yield WARN, f"{node} is refused: {why}", f"write a good value, or: xenstore-rm {node}"
     if told["scheduler"] in _CAPPING:
         yield OK, f"scheduler {told['scheduler']}: cap and weight work"
     else:

@@ -15,7 +15,7 @@ import sys
 
 from xenwarden_host import __version__
 from xenwarden_host.cli.schema import document
-from xenwarden_host.cli.verbs import DOMAIN, FILE, GLOBAL_OPTIONS, PATH, VERBS, Option, Verb
+from xenwarden_host.cli.verbs import DOMAIN, EITHER, FILE, GLOBAL_OPTIONS, PATH, VERBS, Option, Verb
 
 
 def man_page() -> str:
@@ -152,6 +152,11 @@ def completion() -> str:
                 lines.append(f"    {verb.name}:{index}) _xenwarden_words '{' '.join(argument.choices)}' ;;")
             elif argument.metavar == DOMAIN:
                 lines.append(f"    {verb.name}:{index}) _xenwarden_domains ;;")
+            elif argument.metavar == EITHER:
+                lines.append(
+                    f"    {verb.name}:{index}) _xenwarden_domains; "
+                    'mapfile -t -O "${#COMPREPLY[@]}" COMPREPLY < <(compgen -f -- "$word") ;;'
+                )
             elif argument.metavar == FILE:
                 place = "*" if argument.many else index
                 lines.append(f'    {verb.name}:{place}) mapfile -t COMPREPLY < <(compgen -f -- "$word") ;;')

@@ -103,7 +103,8 @@ def _check(verb: Verb, arguments: list[str], options: dict[str, str]) -> None:
         raise UsageError(f"{verb.name} changes nothing: -N has no meaning", verb)
     if verb.name == "release" and ("all" in options) == bool(arguments):
         raise UsageError("release needs a DOMAIN or --all", verb)
-    if verb.name == "policy" and (arguments[0] == "check") != (len(arguments) == 2):
+    takes_file = verb.name == "policy" and arguments[0] != "show"
+    if takes_file and (arguments[0] == "check") != (len(arguments) == 2):
         raise UsageError(f"policy {arguments[0]} takes {'a' if arguments[0] == 'check' else 'no'} FILE", verb)
     if verb.name == "record" and "output" not in options:
         raise UsageError("record needs -o FILE", verb)

@@ -84,6 +84,7 @@ _TYPES: dict[str, str | tuple[str, ...]] = {
     "original": ("string", "null"),
     "pid": "integer",
     "policy": "object",
+    "policy:values.value": ("string", "number", "boolean", "array"),
     "provisional": "boolean",
     "records": "integer",
     "refused": "integer",

@@ -16,6 +16,7 @@ _LEAST_SPARK, _MOST_SPARK = 10, 120
 _LEAST_TEXT = 24
 _FIGURES = 21  # columns of the figures beside a sparkline
 _EVENTS = 20
+_LEAST_SPAN_S = 10
 
 
 def sparkline(points: list[tuple[float, float]], width: int, top: float, *, blocks: bool) -> str:
@@ -55,9 +56,12 @@ def detail_lines(data: dict[str, Any], width: int, *, blocks: bool) -> list[Line
         lines += [[], [("Limits", "bold")]]
         for row in vm["limits_now"]:
             lines += _limit(row, width)
-    signals = _signals(data, width, blocks=blocks)
+    # Of a VM or a daemon that is new there is less: it is drawn in the whole width all the same.
+    first_s = min((sample["unix_s"] for sample in data["samples"]), default=data["unix_s"])
+    span_s = min(max(data["unix_s"] - first_s, _LEAST_SPAN_S), SPAN_S)
+    signals = _signals(data, span_s, width, blocks=blocks)
     if signals:
-        lines += [[], [("Signals, the last 10 minutes, beside what is usual up to", "bold")], *signals]
+        lines += [[], [(f"Signals, the last {span(span_s)}, beside what is usual up to", "bold")], *signals]
     if data["events"]:
         lines += [[], [("Events, the newest first", "bold")]]
         for event in reversed(data["events"][-_EVENTS:]):
@@ -80,11 +84,11 @@ def _limit(row: dict[str, Any], width: int) -> list[Line]:
     return _wrapped([(f"{row['kind']} {row['value']}", "bold"), (f"{state} ", style)], text, width)
 
 
-def _signals(data: dict[str, Any], width: int, *, blocks: bool) -> list[Line]:
+def _signals(data: dict[str, Any], span_s: float, width: int, *, blocks: bool) -> list[Line]:
     """Return a line for each signal that was ever above 0; what is far above the usual stands first."""
     points: dict[str, list[tuple[float, float]]] = {}
     for sample in data["samples"]:
-        when = (sample["unix_s"] - data["unix_s"] + SPAN_S) / SPAN_S
+        when = (sample["unix_s"] - data["unix_s"] + span_s) / span_s
         for name, value in sample["signals"].items():
             points.setdefault(name, []).append((min(max(when, 0.0), 1.0), value))
     known = data["vm"]["signals"]
@@ -97,7 +101,9 @@ def _signals(data: dict[str, Any], width: int, *, blocks: bool) -> list[Line]:
         rows.append((-top / usual if usual else 0.0, name, seen, scale))
     rows.sort(key=lambda row: (row[0], row[1]))
     wide = max((len(name) for _rank, name, *_ in rows), default=0)
-    room = min(max(width - wide - _FIGURES, _LEAST_SPARK), _MOST_SPARK)
+    # Fewer steps than samples, which come a little early and late: no step without one.
+    steps = len(data["samples"]) * 9 // 10
+    room = max(min(width - wide - _FIGURES, steps, _MOST_SPARK), _LEAST_SPARK)
     lines = []
     for _rank, name, seen, top in rows:
         signal = known[name]

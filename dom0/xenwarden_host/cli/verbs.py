@@ -8,6 +8,7 @@ from __future__ import annotations
 
 DOMAIN = "DOMAIN"  # the metavar that completion fills with VM names
 FILE, PATH = "FILE", "PATH"  # the metavars that completion fills with files
+EITHER = f"{DOMAIN}|{FILE}"  # with both
 _MANY = 4
 
 
@@ -530,20 +531,30 @@ VERBS = (
     Verb(
         "policy",
         "Show the policy in force, check a file, or print the default.",
-        "show: the policy that xenwardend works with. check: read FILE as xenwardend would and say "
-        "what is wrong. default: print the file that is shipped. xenwardend reads its file again on SIGHUP "
-        "(systemctl reload xenwardend).",
+        "show: the policy that xenwardend works with; with DOMAIN what holds for this VM, value by value, "
+        "and where each came from: built-in, file:line or a node of XenStore. check: read FILE as "
+        "xenwardend would and say what is wrong. default: print the file that is shipped. xenwardend reads "
+        "its file again on SIGHUP (systemctl reload xenwardend), and nodes as soon as they change; see "
+        "xenwarden.yaml(5).",
         arguments=(
             Argument("ACTION", choices=("show", "check", "default")),
-            Argument(FILE, required=False),
+            Argument(EITHER, required=False),
         ),
         examples=(
+            ("xenwarden policy show web1", "What holds for web1, and who said so."),
             ("xenwarden policy check /etc/xen/xenwarden.yaml", "Before a reload."),
             ("xenwarden policy default > /etc/xen/xenwarden.yaml", "Begin with the default."),
         ),
         json=(
             ("file", "the policy's file; null: what is shipped"),
             ("policy", "from show: what xenwardend works with"),
+            ("name", "from show DOMAIN: the VM's name"),
+            ("uuid", "from show DOMAIN: its UUID"),
+            ("values[].key", "from show DOMAIN: the key, as release.probation_s"),
+            ("values[].value", "its value"),
+            ("values[].source", "built-in, file:line or a node of XenStore"),
+            ("refused[].node", "from show: a node of XenStore whose value does not count"),
+            ("refused[].why", "and why"),
             ("ok", "from check: whether the file is good"),
             ("errors", "from check: what is wrong, `file:line: what was expected`"),
         ),

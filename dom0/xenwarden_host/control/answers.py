@@ -19,6 +19,7 @@ from xenwarden_host.control.peers import Role
 from xenwarden_host.control.plain import plain
 from xenwarden_host.errors import XenwardenError
 from xenwarden_host.hrem import hypercalls
+from xenwarden_host.policy.explain import explain
 from xenwarden_host.records import AgentState, Level, LimitKey, LimitKind, VmState
 
 if TYPE_CHECKING:
@@ -305,11 +306,16 @@ class Answers:
             ],
         }
 
-    def _policy(self, _request: Mapping[str, Any], _user: str) -> dict[str, Any]:
-        policy = plain(self._warden.policy)
-        text = yaml.safe_dump(policy, sort_keys=False, allow_unicode=True, width=110)
-        file = self._policy_file()
-        return {"file": None if file is None else str(file), "policy": policy, "text": text}
+    def _policy(self, request: Mapping[str, Any], _user: str) -> dict[str, Any]:
+        policy, file = self._warden.policy, self._policy_file()
+        answer: dict[str, Any] = {"file": None if file is None else str(file)}
+        if "vm" in request:
+            info = self._guest(request).info
+            answer |= {"name": info.name, "uuid": info.uuid, "values": explain(policy, info.uuid, info.name)}
+        else:
+            answer["policy"] = {name: value for name, value in plain(policy).items() if name != "data"}
+            answer["text"] = yaml.safe_dump(answer["policy"], sort_keys=False, allow_unicode=True, width=110)
+        return answer | {"refused": [{"node": node, "why": why} for node, why in policy.refused.items()]}
 
     def _version(self, _request: Mapping[str, Any], _user: str) -> dict[str, str]:
         return {"daemon": __version__, "xen": self._host.xen_version if self._host else ""}
@@ -320,7 +326,11 @@ class Answers:
         for guest in self._warden.tracker.vms().values():
             if guest.inbox.report is not None:
                 versions.setdefault(guest.inbox.report.agent_version or "?", []).append(guest.info.name)
-        return {"scheduler": self._host.scheduler if self._host else "", "agent_versions": versions}
+        return {
+            "scheduler": self._host.scheduler if self._host else "",
+            "agent_versions": versions,
+            "refused_nodes": dict(self._warden.policy.refused),
+        }
 
     def _history(self, request: Mapping[str, Any], _user: str) -> dict[str, Any]:
         warden = self._warden
@@ -386,7 +396,8 @@ class Answers:
         policy = warden.policy.vm(info.uuid, info.name)
         if policy.exempt:
             raise XenwardenError(
-                f"the policy exempts {info.name} from limits", hint=f"see the entry at {policy.source}"
+                f"the policy exempts {info.name} from limits",
+                hint=f"as is said in {warden.policy.vm_sources(info.uuid, info.name)['exempt']}",
             )
         file = warden.kill_switch.engaged_by()
         if file is not None:

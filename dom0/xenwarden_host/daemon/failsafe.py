@@ -16,14 +16,16 @@ from xenwarden_host.daemon import main as daemon
 from xenwarden_host.daemon import words
 from xenwarden_host.daemon.build import GRANTS_FILE, PROC, TRACE_FILE
 from xenwarden_host.daemon.clock import SystemClock
+from xenwarden_host.daemon.policynodes import PolicyNodes
 from xenwarden_host.database import FILE_NAME, Database, set_aside_if_damaged
 from xenwarden_host.errors import ConfigError, HypervisorError, XenwardenError
 from xenwarden_host.hrem.grantbook import GrantBook
 from xenwarden_host.hrem.tracing import Tracing
 from xenwarden_host.limits.engine import LimitEngine
 from xenwarden_host.limits.journal import Journal
-from xenwarden_host.policy.load import defaults, load
+from xenwarden_host.policy.load import build, read
 from xenwarden_host.policy.model import FailSafe
+from xenwarden_host.policy.overrides import Overrides
 from xenwarden_host.records import LimitState
 
 if TYPE_CHECKING:
@@ -31,7 +33,7 @@ if TYPE_CHECKING:
 
     from xenwarden_host.hrem.grantbook import Id
     from xenwarden_host.policy.model import Policy
-    from xenwarden_host.protocols import Hypervisor, VbdControl, VifControl
+    from xenwarden_host.protocols import Hypervisor, Store, VbdControl, VifControl
 
 # Memory, vCPUs and unpausing are begun and take their time.
 _TRIES = 20
@@ -64,8 +66,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     if not (options.state_dir / FILE_NAME).exists():
         return 0  # xenwardend never ran here
     try:
-        with daemon.machine() as (hypervisor, _store, vifs, vbds):
-            return run(options, hypervisor=hypervisor, vifs=vifs, vbds=vbds)
+        with daemon.machine() as (hypervisor, store, vifs, vbds):
+            return run(options, hypervisor=hypervisor, store=store, vifs=vifs, vbds=vbds)
     except (XenwardenError, StoreError) as error:
         print(f"xenwarden-failsafe: {error}", file=sys.stderr)
         if isinstance(error, XenwardenError) and error.hint:
@@ -74,15 +76,20 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def run(
-    options: argparse.Namespace, *, hypervisor: Hypervisor, vifs: VifControl, vbds: VbdControl | None
+    options: argparse.Namespace,
+    *,
+    hypervisor: Hypervisor,
+    store: Store,
+    vifs: VifControl,
+    vbds: VbdControl | None,
 ) -> int:
-    """Do it on this hypervisor and vifs; return the exit status.
+    """Do it on this hypervisor, store and vifs; return the exit status.
 
     Raises:
         XenwardenError: xenwardend runs, or the journal is not to be had.
     """
     lock = daemon.take_instance(options)
-    policy = _policy(options)
+    policy = _policy(options, store)
     path = options.state_dir / FILE_NAME
     database = Database(path, audit_rows=policy.audit.max_records, audit_days=policy.audit.max_days)
     journal = Journal(path)
@@ -109,14 +116,20 @@ def run(
         os.close(lock)
 
 
-def _policy(options: argparse.Namespace) -> Policy:
-    """Return the policy; a file that is wrong must not keep originals from being put back."""
+def _policy(options: argparse.Namespace, store: Store) -> Policy:
+    """Return the policy; one that is wrong or cannot be read must not keep originals from being put back."""
     file = options.config or (daemon.CONFIG if daemon.CONFIG.exists() else None)
     try:
-        return load(file)
+        draft = read(file)
     except ConfigError as error:
         print(f"xenwarden-failsafe: {error.message}\n  the built-in policy is used", file=sys.stderr)
-        return defaults()
+        draft = read(None)
+    overrides = Overrides()
+    try:
+        overrides.take(PolicyNodes(store).read() or {})
+    except StoreError as error:
+        print(f"xenwarden-failsafe: {error}\n  the policy's file alone is used", file=sys.stderr)
+    return build(overrides.over(draft))
 
 
 def _settle(

@@ -23,7 +23,7 @@ class Orders:
     def __init__(self, policy: Policy) -> None:
         self._policy = policy
         self._networks = _fitting(policy.provider_networks)
-        self._named = any(entry.self_asks is not None for entry in policy.vms)
+        self._named = bool(policy.nodes) or any(entry.self_asks is not None for entry in policy.vms)
         self._made: dict[tuple[Level, tuple[str, ...]], Mapping[str, str | float]] = {}
 
     def order(self, info: DomainInfo, level: Level) -> Mapping[str, str | float]:

@@ -16,8 +16,8 @@ from xenwarden_host.daemon.alerts import Alerts
 from xenwarden_host.daemon.build import build_warden
 from xenwarden_host.daemon.loop import READ, Loop
 from xenwarden_host.daemon.notify import notify, watchdog_interval_s
+from xenwarden_host.daemon.policies import Policies
 from xenwarden_host.errors import HypervisorError, XenwardenError
-from xenwarden_host.policy.load import load as load_policy
 
 if TYPE_CHECKING:
     import socket
@@ -66,7 +66,8 @@ class Service:
         self._clock = clock
         self._config = config
         self._default_config = default_config
-        policy = load_policy(self.policy_file())
+        self._policies = Policies(self.policy_file())
+        policy = self._policies.policy
         self.warden = build_warden(
             hypervisor=hypervisor,
             store=store,
@@ -99,6 +100,7 @@ class Service:
             raise XenwardenError(f"cannot listen at {path}: {error.strerror}") from error
         self.warden.audit.subscribe(lambda event: self._control.publish(EVENTS, event))
         self.warden.publish_recording = lambda lines: self._control.publish(RECORDING, lines)
+        self.warden.take_policy_nodes = self._take_policy_nodes
         self._alerts = Alerts(lambda: self.warden.policy.alerts, self._count_alert)
         if not dry_run:
             self.warden.audit.subscribe(self._alerts.notice)
@@ -171,7 +173,7 @@ class Service:
         """Read the policy again. One that is refused is told, and the old one stays."""
         warden = self.warden
         try:
-            policy = load_policy(self.policy_file())
+            self._policies.load(self.policy_file())
         except XenwardenError as error:
             warden.audit.record(
                 "policy-refused",
@@ -180,13 +182,19 @@ class Service:
                 level=logging.ERROR,
             )
             return
-        warden.set_policy(policy)
-        self._control.set_roles(_roles(policy))
+        warden.set_policy(self._policies.policy)
+        self._control.set_roles(_roles(warden.policy))
         warden.audit.record(
             "policy-loaded",
             who=audit.DAEMON,
             text=f"policy read again from {self.policy_file() or 'what is built in'}",
         )
+
+    def _take_policy_nodes(self, nodes: dict[str, bytes]) -> None:
+        tracker = self.warden.tracker
+        names = {uuid: guest.info.name for uuid, guest in tracker.vms().items()}
+        self._policies.take(nodes, tracker.policy_nodes.left_out, names, self.warden.audit)
+        self.warden.set_policy(self._policies.policy)
 
     # --- what the loop calls -----------------------------------------------------------------------
 

@@ -18,6 +18,7 @@ from xenwarden_host.audit import logfmt
 from xenwarden_host.daemon.down import Down
 from xenwarden_host.daemon.guests import Inbox
 from xenwarden_host.daemon.headers import Headers
+from xenwarden_host.daemon.policynodes import PolicyNodes
 
 if TYPE_CHECKING:
     from collections.abc import Collection
@@ -30,6 +31,7 @@ log = logging.getLogger("xenwarden.tracker")
 _DOMAINS_TOKEN = "domains"  # noqa: S105  a watch token is no secret
 _DISKS_TOKEN = "disks"  # noqa: S105  likewise
 _DISKS = "/local/domain/0/backend/vbd/"
+_POLICY_TOKEN = "policy"  # noqa: S105  likewise
 _UP_TOKEN = "up/"  # noqa: S105  likewise
 _RESYNC_S = 30.0
 _COMPLAIN_EVERY_S = 60.0
@@ -66,6 +68,7 @@ class Tracker:
         self._passive = passive
         self.guests: dict[int, Guest] = {}
         self.headers = Headers()
+        self.policy_nodes = PolicyNodes(store)
         self.domains_changed = True  # a hint of the store's
         self.disks_changed: set[int] = set()  # likewise: domids of which a disk connects, or goes
         self.store_lost = False
@@ -159,6 +162,8 @@ class Tracker:
                 domid = path.removeprefix(_DISKS).partition("/")[0]
                 if domid.isdigit():
                     self.disks_changed.add(int(domid))
+            elif token == _POLICY_TOKEN:
+                self.policy_nodes.note(path)
             elif token.startswith(_UP_TOKEN):
                 guest = self.guests.get(int(token[len(_UP_TOKEN) :]))
                 if guest is None:
@@ -201,6 +206,16 @@ class Tracker:
             except MessageError as error:
                 self._complain(guest, node, error, now_s)
         return raised
+
+    def read_policy(self) -> dict[str, bytes] | None:
+        """Return the nodes that override the policy, None where nothing changed or they cannot be read."""
+        if self.store_lost:
+            return None
+        try:
+            return self.policy_nodes.read()
+        except StoreError as error:
+            self._note_lost(error)
+            return None
 
     def write(self) -> None:
         """Write the nodes that are not as they should be."""
@@ -266,6 +281,12 @@ class Tracker:
             self._store.watch("@introduceDomain", _DOMAINS_TOKEN)
             self._store.watch("@releaseDomain", _DOMAINS_TOKEN)
             self._store.watch(_DISKS.rstrip("/"), _DISKS_TOKEN)
+            self._store.watch(paths.TOOL_DIR, _POLICY_TOKEN)
+        if not self._passive:
+            for directory in (paths.TOOL_DIR, paths.POLICY_DIR, paths.VM_DIR):
+                self._store.mkdir(directory)
+                self._store.set_permissions(directory, ["n0"])  # what is made below inherits it
+        self.policy_nodes.note(paths.TOOL_DIR)
         self._remove_orphans()
         self._generation = generation
         for guest in self.guests.values():

@@ -123,6 +123,7 @@ class Warden:
         self._next_hours_s = self.started_s + _SAVE_HOURS_EVERY_S
         self._next_complaint_s: dict[str, float] = {}
         self.publish_recording: Callable[[list[str]], bool] = lambda _lines: False
+        self.take_policy_nodes: Callable[[dict[str, bytes]], None] = lambda _nodes: None
         self._recorder: Recorder | None = None
         self.set_policy(policy)
 
@@ -150,7 +151,12 @@ class Warden:
             raised = self.tracker.read()
 
         self._guard("store", read)
+        self._guard("policy", self._read_policy_nodes)
         return raised
+
+    def _read_policy_nodes(self) -> None:
+        if (nodes := self.tracker.read_policy()) is not None:
+            self.take_policy_nodes(nodes)
 
     def settling(self) -> bool:
         """Tell whether limits should be looked after before the next tick."""
@@ -225,6 +231,7 @@ class Warden:
         if not self._guard("domains", self._list):
             return  # without the list nothing may be decided or set: domids could be others by now
         self._guard("store", self.tracker.read)
+        self._guard("policy", self._read_policy_nodes)
         self._guard("store-use", self._look_at_store_use)
         vms = self.tracker.vms()
         self._guard("hrem", lambda: self._collect(now_s, vms))

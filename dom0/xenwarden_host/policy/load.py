@@ -5,7 +5,8 @@ from __future__ import annotations
 
 import ipaddress
 import json
-from dataclasses import fields
+from dataclasses import dataclass, field, fields, replace
+from functools import cache
 from importlib import resources
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -16,16 +17,33 @@ from xenwarden_host.policy import model
 from xenwarden_host.records import LimitKey, LimitKind, Verdict
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Callable, Iterator, Mapping
     from pathlib import Path
 
     from xenwarden_host.yamlfile import Loaded, Place
 
-BUILT_IN = "built-in"
 _DEFAULTS = "defaults.yaml"
 _T = TypeVar("_T")
 
 
+@dataclass(frozen=True, slots=True)
+class Draft:
+    """A whole policy as it is written, before it is made into records.
+
+    Attributes:
+        data: as in a file that says everything.
+        sources: where each value came from, by dotted key; of entries of `vms` as `vms.0.profile`.
+        nodes: what nodes of XenStore say of one VM, by UUID.
+        refused: why the value of a node does not count, by node.
+    """
+
+    data: dict[str, Any]
+    sources: dict[str, str]
+    nodes: dict[str, model.VmNodes] = field(default_factory=dict)
+    refused: dict[str, str] = field(default_factory=dict)
+
+
+@cache
 def schema() -> dict[str, Any]:
     """Return the JSON Schema of a policy file."""
     text = resources.files("xenwarden_host.policy").joinpath("schema.json").read_text("utf-8")
@@ -44,36 +62,59 @@ def load(path: Path | str | None) -> model.Policy:
     Raises:
         ConfigError: the file cannot be read or is no policy; `file:line: what was expected`.
     """
+    return build(read(path))
+
+
+def read(path: Path | str | None) -> Draft:
+    """Read as `load` does, and leave it a draft.
+
+    Raises:
+        ConfigError: as `load`.
+    """
     raw = resources.files("xenwarden_host.policy").joinpath(_DEFAULTS).read_bytes()
-    rules = schema()
-    base = yamlfile.parse(raw, _DEFAULTS, rules)
-    sources = dict.fromkeys((_dotted(place) for place in _leaves(base.data, ())), BUILT_IN)
-    data = base.data
-    own = None
-    if path is not None:
-        own = yamlfile.load_with_lines(path, rules)
-        _check(own, str(path), set(data["profiles"]))
-        for place in _leaves(own.data, ()):
-            dotted = _dotted(place)
-            # A list or rule that is replaced whole takes the sources of its old inside with it.
-            for old in [name for name in sources if name.startswith(dotted + ".")]:
-                del sources[old]
-            sources[dotted] = f"{path}:{own.lines[place]}"
-        data = _merged(data, own.data)
-        _check_rules(data, own, str(path))
-    return _policy(data, sources, own, str(path))
+    base = yamlfile.parse(raw, _DEFAULTS, schema())
+    draft = Draft(base.data, {dotted(place): model.BUILT_IN for place in leaves(base.data)})
+    if path is None:
+        return draft
+    own = yamlfile.load_with_lines(path, schema())
+    draft = put(draft, own, str(path), lambda place: f"{path}:{own.lines[place]}")
+    for index, entry in enumerate(own.data.get("vms", ())):
+        for place in leaves(entry, ("vms", index)):
+            draft.sources[dotted(place)] = f"{path}:{own.lines[place]}"
+    return draft
 
 
-def _leaves(data: Any, place: Place) -> Iterator[Place]:
+def put(draft: Draft, own: Loaded, name: str, source: Callable[[Place], str]) -> Draft:
+    """Return the draft with `own`, which the schema allows, over it.
+
+    In messages it is `name`; `source` tells of a place in `own` where it was written.
+
+    Raises:
+        ConfigError: it makes no policy.
+    """
+    check(own, name, set(draft.data["profiles"]))
+    data, sources = _merged(draft.data, own.data), dict(draft.sources)
+    _check_rules(data, own, name)
+    for place in leaves(own.data):
+        key = dotted(place)
+        # A list or rule that is replaced whole takes the sources of its old inside with it.
+        for old in [old for old in sources if old.startswith(key + ".")]:
+            del sources[old]
+        sources[key] = source(place)
+    return replace(draft, data=data, sources=sources)
+
+
+def leaves(data: Any, place: Place = ()) -> Iterator[Place]:
     """Yield the place of each value that is replaced as one."""
     if isinstance(data, dict) and data:
         for key, value in data.items():
-            yield from _leaves(value, (*place, key))
+            yield from leaves(value, (*place, key))
     elif place:
         yield place
 
 
-def _dotted(place: Place) -> str:
+def dotted(place: Place) -> str:
+    """Return a place as people write it."""
     return ".".join(str(part) for part in place)
 
 
@@ -83,8 +124,12 @@ def _merged(base: Any, over: Any) -> Any:
     return over
 
 
-def _check(own: Loaded, path: str, profiles: set[str]) -> None:
-    """Check what a schema cannot say."""
+def check(own: Loaded, path: str, profiles: set[str]) -> None:
+    """Check what a schema cannot say.
+
+    Raises:
+        ConfigError: as `load`.
+    """
     for index, network in enumerate(own.data.get("provider_networks", ())):
         try:
             ipaddress.ip_network(network)
@@ -101,13 +146,14 @@ def _check(own: Loaded, path: str, profiles: set[str]) -> None:
 
 
 def _check_rules(data: Mapping[str, Any], own: Loaded, path: str) -> None:
-    """A rule of the admin's own must be whole, and its limits must be ones that have values."""
+    """A rule of the admin's own must be whole: what limits or protects a VM says what convicts it."""
     for name, rule in data["rules"].items():
         line = own.lines.get(("rules", name), 1)
         for key in ("kind", "raise"):
             if key not in rule:
                 raise ConfigError(f"{path}:{line}: rules.{name}: expected key {key!r}, which is missing")
-        if rule["kind"] != model.RuleKind.ALERT and "convict" not in rule:
+        looks = rule["kind"] == model.RuleKind.ORIGINATED and not rule.get("limits")
+        if rule["kind"] != model.RuleKind.ALERT and not looks and "convict" not in rule:
             raise ConfigError(f"{path}:{line}: rules.{name}: expected key 'convict', which is missing")
         if rule["kind"] != model.RuleKind.ORIGINATED and rule.get("limits"):
             raise ConfigError(
@@ -116,12 +162,13 @@ def _check_rules(data: Mapping[str, Any], own: Loaded, path: str) -> None:
             )
 
 
-def _policy(data: Mapping[str, Any], sources: dict[str, str], own: Loaded | None, path: str) -> model.Policy:
+def build(draft: Draft) -> model.Policy:
+    """Return the records of a draft."""
+    data, sources = draft.data, draft.sources
     unknown: dict[str, float] = data["profiles"][model.UNKNOWN]["upper"]
     watch = {**data["watch"], "undecided": Verdict(data["watch"]["undecided"])}
     entries = []
     for index, entry in enumerate(data["vms"]):
-        source = f"{path}:{own.lines['vms', index]}" if own and "vms" in own.data else BUILT_IN
         uuid = entry.get("uuid")
         entries.append(
             model.VmEntry(
@@ -132,7 +179,7 @@ def _policy(data: Mapping[str, Any], sources: dict[str, str], own: Loaded | None
                 exempt=entry.get("exempt", False),
                 guarantee=entry.get("guarantee", {}),
                 maximum=entry.get("maximum", {}),
-                source=source,
+                sources=_of_entry(sources, f"vms.{index}."),
                 fail_safe=model.FailSafe(entry["fail_safe"]) if "fail_safe" in entry else None,
                 self_asks=tuple(entry["self_asks"]) if "self_asks" in entry else None,
             )
@@ -166,7 +213,14 @@ def _policy(data: Mapping[str, Any], sources: dict[str, str], own: Loaded | None
             max_running=data["alerts"]["max_running"],
         ),
         sources=sources,
+        data=data,
+        nodes=draft.nodes,
+        refused=draft.refused,
     )
+
+
+def _of_entry(sources: Mapping[str, str], top: str) -> dict[str, str]:
+    return {key.removeprefix(top): source for key, source in sources.items() if key.startswith(top)}
 
 
 def _record(kind: type[_T], values: Mapping[str, Any]) -> _T:
@@ -206,6 +260,7 @@ def _rule(name: str, values: Mapping[str, Any], min_hits: int) -> model.RuleSpec
         hits=values.get("hits", min_hits),
         distrust=values.get("distrust", False),
         alone=values.get("alone", False),
+        unlearnt=values.get("unlearnt", False),
         limits=tuple(LimitKey.parse(text) for text in values.get("limits", ())),
         raises=_groups(values["raise"]),
         convicts=_groups(values.get("convict", ())),

@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 import fnmatch
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from typing import TYPE_CHECKING, Any
 
@@ -13,6 +13,7 @@ if TYPE_CHECKING:
 
     from xenwarden_host.records import LimitKey, LimitKind, Verdict
 
+BUILT_IN = "built-in"  # the source of what is shipped
 UNKNOWN = "unknown"  # the profile of a VM that no entry names
 OVERFLOWS = ("cpu", "memory", "forks", "events", "disk", "asks")  # what a VM can take all of
 
@@ -66,7 +67,7 @@ class VmEntry:
     profile: str
     protect: bool
     exempt: bool
-    source: str  # where it was written
+    sources: Mapping[str, str] = field(default_factory=dict)  # where each key of it was written
     fail_safe: FailSafe | None = None  # None: as for all
     guarantee: Mapping[str, int] = field(default_factory=dict)  # by resource; memory in kB
     maximum: Mapping[str, int] = field(default_factory=dict)
@@ -86,11 +87,26 @@ class VmPolicy:
     profile: str
     protect: bool
     exempt: bool
-    source: str
     fail_safe: FailSafe
     guarantee: Mapping[str, int] = field(default_factory=dict)
     maximum: Mapping[str, int] = field(default_factory=dict)
     self_asks: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class VmNodes:
+    """What nodes of XenStore say of one VM: values by the names of `VmPolicy`, and each key's node."""
+
+    values: Mapping[str, Any]
+    sources: Mapping[str, str]
+
+    def over(self, policy: VmPolicy) -> VmPolicy:
+        """Return the policy with these values in place of the same ones."""
+        whole: dict[str, Any] = {
+            name: {**getattr(policy, name), **value} if isinstance(value, dict) else value
+            for name, value in self.values.items()
+        }
+        return replace(policy, **whole)
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,6 +139,7 @@ class RuleSpec:
     hits: int
     distrust: bool
     alone: bool
+    unlearnt: bool
     limits: tuple[LimitKey, ...]
     raises: tuple[Group, ...]
     convicts: tuple[Group, ...]
@@ -136,6 +153,8 @@ class Neighbours:
     at_least_pps: float
     within_s: float
     size_times: float
+    together_share: float
+    together_pps: float
     fell_to: float
 
 
@@ -288,6 +307,8 @@ class HistoryPolicy:
     floor: float
     ceiling: float
     rise_per_day: float
+    slow_above: float
+    slow_rise_per_day: float
     hour_s: float
     memory_s: float
     near_capacity_pct: float
@@ -321,7 +342,14 @@ class AlertPolicy:
 
 @dataclass(frozen=True, slots=True)
 class Policy:
-    """All of it. `sources` tells for each dotted key where its value came from."""
+    """All of it.
+
+    Attributes:
+        sources: for each dotted key where its value came from: `built-in`, `file:line` or a node.
+        data: as a file would say all of it.
+        nodes: what nodes of XenStore say of one VM, by UUID.
+        refused: why the value of a node does not count, by node.
+    """
 
     tick_s: float
     levels: Levels
@@ -346,26 +374,38 @@ class Policy:
     recording: Recording
     alerts: AlertPolicy
     sources: Mapping[str, str] = field(default_factory=dict)
+    data: Mapping[str, Any] = field(default_factory=dict)
+    nodes: Mapping[str, VmNodes] = field(default_factory=dict)
+    refused: Mapping[str, str] = field(default_factory=dict)
 
     def vm(self, uuid: str, name: str) -> VmPolicy:
-        """Return what holds for the VM: the first entry that fits, else the profile `unknown`."""
-        for entry in self.vms:
-            if entry.fits(uuid, name):
-                return VmPolicy(
-                    entry.profile,
-                    entry.protect,
-                    entry.exempt,
-                    entry.source,
-                    entry.fail_safe or self.fail_safe,
-                    entry.guarantee,
-                    entry.maximum,
-                    self.grants.self_asks if entry.self_asks is None else entry.self_asks,
-                )
-        return VmPolicy(
-            UNKNOWN,
-            protect=False,
-            exempt=False,
-            source="built-in",
-            fail_safe=self.fail_safe,
-            self_asks=self.grants.self_asks,
+        """Return what holds for the VM: its nodes, then the first entry that fits, then what is for all."""
+        entry = self._entry(uuid, name)
+        policy = VmPolicy(
+            entry.profile,
+            entry.protect,
+            entry.exempt,
+            entry.fail_safe or self.fail_safe,
+            entry.guarantee,
+            entry.maximum,
+            self.grants.self_asks if entry.self_asks is None else entry.self_asks,
         )
+        own = self.nodes.get(uuid)
+        return policy if own is None else own.over(policy)
+
+    def vm_sources(self, uuid: str, name: str) -> dict[str, str]:
+        """Return where each value came from that holds for the VM, by dotted key of an entry."""
+        own = self.nodes.get(uuid)
+        return {
+            **dict.fromkeys(("profile", "protect", "exempt"), BUILT_IN),
+            "fail_safe": self.sources["fail_safe"],
+            "self_asks": self.sources["grants.self_asks"],
+            **self._entry(uuid, name).sources,
+            **(own.sources if own is not None else {}),
+        }
+
+    def _entry(self, uuid: str, name: str) -> VmEntry:
+        return next((entry for entry in self.vms if entry.fits(uuid, name)), _NO_ENTRY)
+
+
+_NO_ENTRY = VmEntry(None, None, UNKNOWN, protect=False, exempt=False)

@@ -26,11 +26,41 @@ class Unparsable(ValueError):  # noqa: N818  the noun is the record's state, lik
 class Roots:
     """Where `/proc` and `/sys` are; fixtures and `--root` put them elsewhere."""
 
-    __slots__ = ("proc", "sys")
+    __slots__ = ("_kept", "proc", "sys")
 
     def __init__(self, root: str = "/") -> None:
         self.proc = os.path.join(root, "proc")  # noqa: PTH118  pathlib costs 1 MB in the guest
         self.sys = os.path.join(root, "sys")  # noqa: PTH118
+        self._kept: dict[str, int] = {}  # open files, by name below `proc`
+
+    def __del__(self) -> None:
+        for fd in self._kept.values():
+            os.close(fd)
+
+    def lines(self, name: str) -> bytes:
+        """Return the content of a file below `/proc` that consists of lines; it is kept open.
+
+        Half of what reading such a file takes is finding, opening and closing it.
+
+        Raises:
+            OSError: it cannot be read.
+            Unparsable: it ends within a line: what is cut there would be a smaller number.
+        """
+        fd = self._kept.pop(name, -1)
+        if fd >= 0 and not os.fstat(fd).st_nlink:  # replaced, which only happens below another root
+            os.close(fd)
+            fd = -1
+        if fd < 0:
+            fd = os.open(f"{self.proc}/{name}", os.O_RDONLY | os.O_CLOEXEC)
+        try:
+            text = _read(fd)
+        except OSError:
+            os.close(fd)
+            raise
+        self._kept[name] = fd
+        if text and not text.endswith(b"\n"):
+            raise Unparsable("cut")
+        return text
 
 
 def read_file(path: str) -> bytes:
@@ -41,32 +71,19 @@ def read_file(path: str) -> bytes:
     """
     fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
     try:
-        data = os.read(fd, _CHUNK)
-        if len(data) < _CHUNK and not data:
-            return data
-        parts = [data]
-        size = len(data)
-        while size < _MAX_FILE:
-            more = os.read(fd, _CHUNK)
-            if not more:
-                break
-            parts.append(more)
-            size += len(more)
-        return data if len(parts) == 1 else b"".join(parts)
+        return _read(fd)
     finally:
         os.close(fd)
 
 
-def read_lines(path: str) -> bytes:
-    """Return the content of a file that consists of lines.
-
-    Raises:
-        OSError: it cannot be read.
-        Unparsable: it ends within a line: what is cut there would be a smaller number.
-    """
-    text = read_file(path)
-    if text and not text.endswith(b"\n"):
-        raise Unparsable("cut")
+def _read(fd: int) -> bytes:
+    text = os.pread(fd, _CHUNK, 0)
+    # A file of /proc may give a part of what it has; only its end is empty.
+    while text and len(text) < _MAX_FILE:
+        more = os.pread(fd, _CHUNK, len(text))
+        if not more:
+            break
+        text += more
     return text
 
 
@@ -79,6 +96,20 @@ def number(word: bytes) -> int:
     if not word.isdigit() or len(word) > 20:
         raise Unparsable("no counter")
     return int(word)
+
+
+def line_after(text: bytes, start: bytes) -> bytes:
+    """Return what follows `start` up to the end of its line: less work than to divide the text into lines.
+
+    Raises:
+        Unparsable: `start` is not there.
+    """
+    at = text.find(start)
+    if at < 0:
+        raise Unparsable("a line is missing")
+    at += len(start)
+    end = text.find(b"\n", at)
+    return text[at:] if end < 0 else text[at:end]
 
 
 def gather(collectors: tuple[tuple[str, Collect], ...], roots: Roots, into: dict[str, int]) -> list[str]:

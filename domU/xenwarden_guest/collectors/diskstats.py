@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import os
 
-from xenwarden_guest.collectors import Unparsable, number, read_lines
+from xenwarden_guest.collectors import Unparsable, number
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -24,7 +24,7 @@ def collect(roots: Roots) -> dict[str, int]:
         OSError: there is no such file.
         Unparsable: it holds something else.
     """
-    text = read_lines(roots.proc + "/diskstats")
+    text = roots.lines("diskstats")
     base = roots.sys + "/block/"
     return parse(text, lambda name: os.path.lexists(base + name + "/device"))
 

@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from xenwarden_guest.collectors import Unparsable, number, read_lines
+from xenwarden_guest.collectors import Unparsable, number
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -17,7 +17,7 @@ def collect(roots: Roots) -> dict[str, int]:
         OSError: there is no such file.
         Unparsable: it holds something else, or no event channel at all.
     """
-    return {"hv_events": parse(read_lines(roots.proc + "/interrupts"))}
+    return {"hv_events": parse(roots.lines("interrupts"))}
 
 
 def parse(text: bytes) -> int:

@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from xenwarden_guest.collectors import Unparsable, number, read_lines
+from xenwarden_guest.collectors import Unparsable, number
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -24,7 +24,7 @@ def read(roots: Roots) -> bytes:
         OSError: it cannot be read.
         Unparsable: it ends within a line.
     """
-    return read_lines(roots.proc + "/net/dev")
+    return roots.lines("net/dev")
 
 
 def parse(text: bytes) -> dict[str, Counters]:

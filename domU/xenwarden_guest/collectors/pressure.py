@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from xenwarden_guest.collectors import Unparsable, number, read_lines
+from xenwarden_guest.collectors import Unparsable, number
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -19,7 +19,7 @@ def collect(roots: Roots) -> dict[str, int]:
         OSError: no such file, or the kernel was started without PSI.
         Unparsable: it holds something else.
     """
-    return {key: parse(read_lines(f"{roots.proc}/pressure/{name}")) for name, key in _FILES}
+    return {key: parse(roots.lines("pressure/" + name)) for name, key in _FILES}
 
 
 def parse(text: bytes) -> int:

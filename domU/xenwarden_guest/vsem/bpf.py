@@ -3,7 +3,8 @@
 
 `classifier` gives each packet the number of its class; the kernel counts it there and user space never
 sees it. `sampler` picks a few packets and returns the length of their headers, so that the kernel cuts
-the rest off before user space. Both read the same layers, each load relative to the link-layer header.
+the rest off before user space. Both read the same layers, each load relative to the link-layer header; what
+is plain TCP or UDP over IPv4 they know by fixed offsets.
 
 Instruction set and extensions: Linux, Documentation/networking/filter.rst and include/uapi/linux/filter.h.
 """
@@ -11,6 +12,10 @@ Instruction set and extensions: Linux, Documentation/networking/filter.rst and i
 from __future__ import annotations
 
 from sys import byteorder
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
 # Opcodes (class | size | mode).
 _LD_W_ABS, _LD_H_ABS, _LD_B_ABS = 0x20, 0x28, 0x30
@@ -30,7 +35,7 @@ _JA, _JEQ, _JGT, _JGE, _JSET = 0x05, 0x15, 0x25, 0x35, 0x45
 _RET_K, _RET_A, _LD_IMM = 0x06, 0x16, 0x00
 
 _AD = 0xFFFFF000  # SKF_AD_OFF: what the kernel knows beside the bytes
-_AD_PKTTYPE, _AD_RANDOM = _AD + 4, _AD + 56
+_AD_PROTOCOL, _AD_PKTTYPE, _AD_RANDOM = _AD, _AD + 4, _AD + 56
 _LL = 0xFFE00000  # SKF_LL_OFF: relative to the link-layer header, on both ways through the kernel
 
 _HOST, _OTHERHOST, _OUTGOING = 0, 3, 4  # PACKET_*: whose frame it is
@@ -128,7 +133,7 @@ def classifier(own_mac: bytes = b"", *, backend: bool = False) -> bytes:
     end of a guest's, and it is the guest that sends and receives.
     """
     p = Program()
-    _direction(p, own_mac, backend=backend)
+    _direction(p, _classify_plain, own_mac, backend=backend)
     _layers(p)
     p.label("fragment")
     p.jump(_JEQ, _UDP, "udp", "unclassified")
@@ -219,8 +224,13 @@ def sampler(sent: Plan, received: Plan, own_mac: bytes = b"", *, backend: bool =
     headers nothing is taken.
     """
     p = Program()
-    _direction(p, own_mac, backend=backend)
-    _layers(p, by_peer=not (sent.takes_all and received.takes_all), fixed_only=True)
+    by_peer = not (sent.takes_all and received.takes_all)
+
+    def plain(p: Program, way: str, _ip_at: int) -> None:
+        _sample_plain(p, way, by_peer=by_peer)
+
+    _direction(p, plain, own_mac, backend=backend)
+    _layers(p, by_peer=by_peer, fixed_only=True)
     p.label("layer4")
     for protocol, label in ((_TCP, "tcp"), (_UDP, "udp"), (_ICMP, "icmp"), (_ICMP6, "icmp")):
         p.jump(_JEQ, protocol, label)
@@ -294,8 +304,66 @@ def counted_only() -> bytes:
     return p.assemble()
 
 
-def _direction(p: Program, own_mac: bytes, *, backend: bool) -> None:
-    """Leave for "none" what is not the VM's own; remember the direction in M[0]."""
+# What nearly all packets are: IPv4 without tag, options and fragments. Such a packet is looked at first, by
+# loads at fixed offsets, which the kernel compiles to a few instructions each where others are calls: what a
+# packet costs falls by a sixth.
+def _plain_ipv4(p: Program, at: int, general: str) -> None:
+    """Go on at `general` with all else; `at` is where the IPv4 header is."""
+    p.op(_LD_B_ABS, at)
+    p.jump(_JEQ, 0x45, "", general)
+    p.op(_LD_H_ABS, at + 6)
+    p.jump(_JSET, 0x1FFF, general)
+
+
+def _classify_plain(p: Program, way: str, at: int) -> None:
+    """Return the class of TCP and UDP over plain IPv4.
+
+    A fan-out program finds what is sent from its Ethernet header on, what is received from the next one on.
+    """
+    general = f"{way}_general"
+    p.op(_LD_H_ABS, 12 if at else _AD_PROTOCOL)
+    p.jump(_JEQ, _IPV4, "", general)
+    _plain_ipv4(p, at, general)
+    p.op(_LD_B_ABS, at + 9)
+    p.jump(_JEQ, _TCP, f"{way}_tcp")
+    p.jump(_JEQ, _UDP, "", general)
+    p.op(_RET_K, CLASSES.index(f"{way}_udp"))
+    p.label(f"{way}_tcp")
+    p.op(_LD_B_ABS, at + 20 + 13)
+    p.jump(_JSET, _RST, f"{way}_rst")
+    p.op(_AND_K, _SYN | _ACK)
+    p.jump(_JEQ, _SYN, f"{way}_syn")
+    p.jump(_JEQ, _SYN | _ACK, f"{way}_synack")
+    p.op(_RET_K, CLASSES.index(f"{way}_other"))
+    for kind in ("rst", "syn", "synack"):
+        p.label(f"{way}_{kind}")
+        p.op(_RET_K, CLASSES.index(f"{way}_{kind}"))
+    p.label(general)
+
+
+def _sample_plain(p: Program, way: str, *, by_peer: bool) -> None:
+    """Go on at "layer4" with plain IPv4. A socket's filter finds all from their Ethernet header on."""
+    general = f"{way}_general"
+    p.op(_LD_H_ABS, 12)
+    p.jump(_JEQ, _IPV4, "", general)
+    _plain_ipv4(p, 14, general)
+    if by_peer:
+        p.op(_LD_W_ABS, 14 + (16 if way == "tx" else 12))
+        p.op(_ST, _SCRATCH_PEER)
+    p.op(_LDX_IMM, 14 + 20)
+    p.op(_LD_B_ABS, 14 + 9)
+    p.goto("layer4")
+    p.label(general)
+
+
+def _direction(
+    p: Program, plain: Callable[[Program, str, int], None], own_mac: bytes, *, backend: bool
+) -> None:
+    """Leave for "none" what is not the VM's own; remember the direction in M[0], then do what is `plain`.
+
+    `plain` is given the direction, and where an IPv4 header is in the data of a fan-out program.
+    """
+    at_outgoing, at_incoming = 14, 0
     p.op(_LD_B_ABS, _AD_PKTTYPE)
     if backend:
         p.jump(_JEQ, _OUTGOING, "", "sent")  # whatever comes in by a vif its guest sent, to whomever
@@ -307,6 +375,7 @@ def _direction(p: Program, own_mac: bytes, *, backend: bool) -> None:
             p.jump(_JEQ, _OTHERHOST, "none")
     p.op(_LD_IMM, 1)
     p.op(_ST, _SCRATCH_RX)
+    plain(p, "rx", at_outgoing if backend else at_incoming)
     p.goto("layer2")
     p.label("sent")
     if own_mac:
@@ -316,6 +385,7 @@ def _direction(p: Program, own_mac: bytes, *, backend: bool) -> None:
         p.jump(_JEQ, int.from_bytes(own_mac[4:], "big"), "", "none")
     p.op(_LD_IMM, 0)
     p.op(_ST, _SCRATCH_RX)
+    plain(p, "tx", at_incoming if backend else at_outgoing)
     p.label("layer2")
 
 

@@ -41,7 +41,7 @@ _STATUS_USER, _STATUS_KERNEL = 1, bytes(4)
 _PKTTYPE_BYTE, _OUTGOING = 32 + 10, 4  # sll_pkttype of the sockaddr_ll behind struct tpacket2_hdr
 _STATUS_BYTE = 0 if byteorder == "little" else 3
 # The ring: per sample 256 bytes, of which the kernel's own take 66; no headers that count are longer.
-_FRAMES, _FRAME_BYTES, _BLOCK_BYTES = 256, 256, os.sysconf("SC_PAGE_SIZE")
+FRAMES, _FRAME_BYTES, _BLOCK_BYTES = 256, 256, os.sysconf("SC_PAGE_SIZE")
 # Where a bytes object keeps its bytes: the last member of PyBytesObject, which counts one byte of them.
 # `array` and `ctypes` would tell, for 0.6 and 1.5 MB in every VM.
 _BYTES_OFFSET = bytes.__basicsize__ - 1
@@ -138,7 +138,7 @@ class HeaderSampler:
         try:
             self._socket.setsockopt(_SOL_PACKET, _PACKET_VERSION, _TPACKET_V2)
             self._socket.setsockopt(_SOL_PACKET, _PACKET_RX_RING, _ring_request())
-            self._ring = mmap(self._socket.fileno(), _FRAMES * _FRAME_BYTES)
+            self._ring = mmap(self._socket.fileno(), FRAMES * _FRAME_BYTES)
             self._filter()
             self._socket.bind((interface.name, _ETH_P_ALL))
         except OSError:
@@ -172,7 +172,7 @@ class HeaderSampler:
         found: list[tuple[bool, bytes]] = []
         if ring is None:
             return found
-        for _ in range(_FRAMES):
+        for _ in range(FRAMES):
             at = self._next * _FRAME_BYTES
             if not ring[at + _STATUS_BYTE] & _STATUS_USER:
                 break
@@ -181,15 +181,17 @@ class HeaderSampler:
             sent = (ring[at + _PKTTYPE_BYTE] == _OUTGOING) is not self._backend
             found.append((sent, ring[start : start + size]))
             ring[at : at + 4] = _STATUS_KERNEL
-            self._next = (self._next + 1) % _FRAMES
+            self._next = (self._next + 1) % FRAMES
         return found
 
     @property
-    def is_idle(self) -> bool:
-        """Say whether all packets are sampled, and there has been none since the last call of `read`."""
-        every = self.sent.takes_all and self.received.takes_all
-        waiting = self._ring is not None and self._ring[self._next * _FRAME_BYTES + _STATUS_BYTE]
-        return every and not waiting
+    def takes_all(self) -> bool:
+        """Say whether every packet is sampled."""
+        return self.sent.takes_all and self.received.takes_all
+
+    def fileno(self) -> int:
+        """Return the file to poll: readable while there is anything to `read`."""
+        return self._socket.fileno()
 
     def counts(self) -> tuple[int, int]:
         """Return (packets chosen, of these lost because the ring was full) since the last call."""
@@ -205,5 +207,5 @@ class HeaderSampler:
 
 def _ring_request() -> bytes:
     """Return struct tpacket_req."""
-    blocks = _FRAMES * _FRAME_BYTES // _BLOCK_BYTES
-    return b"".join([n.to_bytes(4, byteorder) for n in (_BLOCK_BYTES, blocks, _FRAME_BYTES, _FRAMES)])
+    blocks = FRAMES * _FRAME_BYTES // _BLOCK_BYTES
+    return b"".join([n.to_bytes(4, byteorder) for n in (_BLOCK_BYTES, blocks, _FRAME_BYTES, FRAMES)])

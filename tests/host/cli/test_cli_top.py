@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from picturing.terminal import Terminal
 from xenwarden_host.cli.output import columns
 from xenwarden_host.cli.topcolumns import NAMES, arrange
-from xenwarden_host.cli.topdetail import sparkline
+from xenwarden_host.cli.topdetail import detail_lines, sparkline
 from xenwarden_host.cli.topview import View
 from xenwarden_host.records import LimitKey, LimitKind
 
@@ -140,6 +140,28 @@ def test_sparkline_has_a_letter_for_each_step_and_a_gap_where_nothing_was_measur
     assert sparkline(points, 4, 100.0, blocks=True) == "▁▅ █"
     assert sparkline(points, 4, 100.0, blocks=False) == "_= #"
     assert sparkline([(0.5, 0.0)], 2, 0.0, blocks=True) == " ▁"
+
+
+@pytest.mark.parametrize(("seconds", "said"), [(60, "60 s"), (590, "10 min"), (5000, "10 min")])
+def test_what_was_measured_fills_the_width_however_short_it_was(seconds: int, said: str) -> None:
+    now_s = 1_800_000_000
+    samples = [
+        {"unix_s": now_s - n, "signals": {"tx_pps": 10.0 + n % 7}} for n in reversed(range(seconds + 1))
+    ]
+    signal = {"value": 10.0, "usual": 20.0, "unit": "1/s"}
+    shown: dict[str, Any] = {
+        "name": "a", "domid": 1, "type": "pv", "level": 1, "state": "normal", "verdict": None, "why": "",
+        "limits_now": [], "signals": {"tx_pps": signal},
+    }  # fmt: skip
+    data = {"unix_s": now_s, "vm": shown, "samples": samples, "events": []}
+    for width in (80, 200):
+        lines = ["".join(text for text, _style in line) for line in detail_lines(data, width, blocks=True)]
+        assert f"the last {said}," in "\n".join(lines)
+        (line,) = [line for line in lines if line.startswith("tx_pps")]
+        spark = line.removeprefix("tx_pps ").partition("    10 /")[0]
+        assert " " not in spark
+        assert len(spark) == min(width - len("tx_pps") - 21, (seconds + 1) * 9 // 10, 120)
+        assert len(line) <= width
 
 
 NAMED = [

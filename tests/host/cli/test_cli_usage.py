@@ -55,7 +55,7 @@ ROOT = Path(__file__).resolve().parents[3]
         ("policy", "needs show|check|default"),
         ("policy frob", "takes show|check|default"),
         ("policy check", "takes a FILE"),
-        ("policy show x", "takes no FILE"),
+        ("policy default x", "takes no FILE"),
         ("kill-switch maybe", "takes on|off|status"),
         ("-N list", "changes nothing"),
         ("limit", "needs DOMAIN"),

@@ -212,6 +212,7 @@ def check(verb: str, value: Any) -> None:
         ("kill-switch", ["kill-switch", "status"]),
         ("version", ["version"]),
         ("policy", ["policy", "show"]),
+        ("policy", ["policy", "show", "mallory"]),
         ("history", ["history", "mallory"]),
         ("forget", ["-N", "forget", "bystander"]),
         ("report", ["report", "mallory", "--since", "2020-01-01"]),

@@ -9,12 +9,14 @@ from typing import TYPE_CHECKING
 import pytest
 from daemon_world import World
 
+from xenwarden_channel import paths
 from xenwarden_host.daemon import failsafe
 from xenwarden_host.daemon import main as daemon
 from xenwarden_host.errors import XenwardenError
 from xenwarden_host.records import LimitKind
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
     from pathlib import Path
 
 POLICY = "fail_safe: release\nvms: [{name: 'keep*', fail_safe: keep}]\n"
@@ -33,7 +35,7 @@ def limit_both(world: World) -> None:
 def run(world: World, *words: str) -> int:
     places = ["--config", world.config, "--state-dir", world.state_dir, "--run-dir", world.run_dir]
     options = failsafe.arguments().parse_args([*map(str, places), *words])
-    return failsafe.run(options, hypervisor=world.hypervisor, vifs=world.vifs, vbds=None)
+    return failsafe.run(options, hypervisor=world.hypervisor, store=world.store, vifs=world.vifs, vbds=None)
 
 
 def stands(world: World, name: str) -> tuple[int | None, str | None]:
@@ -42,15 +44,15 @@ def stands(world: World, name: str) -> tuple[int | None, str | None]:
 
 
 @pytest.fixture
-def world(tmp_path: Path) -> World:
+def world(tmp_path: Path) -> Iterator[World]:
     """Two limited VMs, and a daemon that died."""
     made = World(tmp_path, policy=POLICY)
     made.begin()
     limit_both(made)
     made.crash()
-    made.store.close()
     assert (stands(made, "keep1"), stands(made, "web")) == (LIMITED, LIMITED)
-    return made
+    yield made
+    made.store.close()
 
 
 def test_each_vm_is_kept_or_released_as_its_policy_says(world: World) -> None:
@@ -143,3 +145,16 @@ def test_what_was_granted_and_lent_goes_the_same_way(tmp_path: Path, words: tupl
             made.hypervisor.sched_params(guest.domid).weight,
         )
         assert stands_now == ((300000, 320) if name == "keep1" and not words else (262144, 256))
+
+
+def test_node_of_xenstore_says_whose_limits_are_kept(world: World) -> None:
+    world.store.write(f"{paths.VM_DIR}/{world.guests['keep1'].uuid}/fail_safe", b"release")
+    world.store.write(f"{paths.VM_DIR}/{world.guests['web'].uuid}/fail_safe", b"keep")
+    assert run(world) == 0
+    assert (stands(world, "keep1"), stands(world, "web")) == (BEFORE, LIMITED)
+
+
+def test_without_xenstore_the_file_says_whose_limits_are_kept(world: World) -> None:
+    world.store.lose()
+    assert run(world) == 0
+    assert (stands(world, "keep1"), stands(world, "web")) == (LIMITED, BEFORE)
