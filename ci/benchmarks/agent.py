@@ -270,29 +270,37 @@ class Bench:
         )  # fmt: skip
 
     def at_rest(self) -> list[Figure]:
-        """Measure memory and CPU of agent and peers side by side, on a VM that does little."""
+        """Measure memory and CPU of agent and peers side by side: on an idle VM, then with some packets."""
         with (
             running(self.agent(1)) as agent,
             running(self.collectd()) as collectd,
             running(self.exporter()) as exporter,
         ):
+            figures = []
             time.sleep(3)
-            before = [cpu_s(pid) for pid in (agent, collectd, exporter)]
-            until = time.monotonic() + REST_S
-            while time.monotonic() < until:
-                with urllib.request.urlopen(f"http://127.0.0.1:{EXPORTER_PORT}/metrics") as page:
-                    page.read()
-                self.namespace.run(PYTHON, "-c", SEND, "20")
-                time.sleep(INTERVAL_S)
-            used = [cpu_s(pid) - was for pid, was in zip((agent, collectd, exporter), before, strict=True)]
-            per_minute = [value * 60 / REST_S for value in used]
+            for name, packets in (("agent.cpu_idle", 0), ("agent.cpu_few_packets", 20)):
+                before = [cpu_s(pid) for pid in (agent, collectd, exporter)]
+                until = time.monotonic() + REST_S
+                while time.monotonic() < until:
+                    with urllib.request.urlopen(f"http://127.0.0.1:{EXPORTER_PORT}/metrics") as page:
+                        page.read()
+                    if packets:
+                        self.namespace.run(PYTHON, "-c", SEND, str(packets))
+                    time.sleep(INTERVAL_S)
+                after = [cpu_s(pid) for pid in (agent, collectd, exporter)]
+                own, other, third = [
+                    (now - was) * 60 / REST_S for now, was in zip(after, before, strict=True)
+                ]
+                figures += [
+                    figure(f"{name}_collectd", own, "s/min", peer="collectd", peer_value=other, at_most=0.2),
+                    figure(
+                        f"{name}_exporter", own, "s/min", peer="node-exporter", peer_value=third, at_most=0.1
+                    ),
+                ]
             memory = rss_kb(agent)
-        name = "agent.cpu_at_rest"
-        own, *others = per_minute
         return [
             figure("agent.rss_level1", memory, "kB", peer="limit", peer_value=MOST_RSS_KB, at_most=1),
-            figure(name, own, "s/min", peer="collectd", peer_value=others[0], at_most=0.2),
-            figure(name, own, "s/min", peer="node-exporter", peer_value=others[1], at_most=0.1),
+            *figures,
         ]
 
     def flood(self, pid: int | None) -> dict[str, float]:

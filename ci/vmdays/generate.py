@@ -31,6 +31,7 @@ ANSWERS = {
     "rx_udp_pps": "tx_udp_pps",
     "tcp_open_ps": "tx_syn_pps",
 }
+COUNTED = ("tx_pps", "tx_bps", "rx_pps", "rx_bps")  # by dom0, too
 # An attack by its family: who of the two it makes of the VM; the signal that its strength is told in,
 # and what it adds for each of those; what of it comes back. Strength 1 is the 95th percentile of the
 # VM's own signal, or LEAST of the prior where the VM's own is next to nothing.
@@ -222,6 +223,24 @@ def _attacks(vm: _Vm, dice: random.Random, per_day: int, kinds: Mapping[str, Any
         t = end_s + GAP_S + dice.uniform(0, (DAY_S - WARM_UP_S) / per_day - GAP_S)
 
 
+def _together(vms: list[_Vm], dice: random.Random, senders: int) -> Iterator[Episode]:
+    """Yield floods of one VM by others, from twice what is usual for the one on."""
+    prior = defaults().profiles["unknown"]["rx_syn_pps"]
+    for half in range(2):
+        begin_s = WARM_UP_S + GAP_S + half * (DAY_S - WARM_UP_S) / 2 + dice.uniform(0, GAP_S)
+        end_s = begin_s + dice.uniform(300, 900)
+        victim, *others = dice.sample(vms, senders + 1)
+        strength = dice.choice([2.0, 2.5, 3.0])
+        adds = strength * max(victim.p95("rx_syn_pps"), LEAST * prior)
+        for vm, family, part in [
+            (victim, "in-syn-flood", 1.0),
+            *((vm, "syn-flood", 1 / senders) for vm in others),
+        ]:
+            episode = Episode(vm.name, family, FAMILIES[family][0], strength, begin_s, end_s)
+            vm.attacks.append((episode, part * adds))
+            yield episode
+
+
 def host_day(
     seed: int,
     of: Mapping[str, Any],
@@ -229,8 +248,13 @@ def host_day(
     vms: int = 5,
     interval_s: float = 30,
     attacks_per_day: int = 4,
+    together: int = 0,
 ) -> HostDay:
-    """Make a day of a host. The same seed and profiles give the same day."""
+    """Make a day of a host. The same seed and profiles give the same day.
+
+    `together`: twice that day so many VMs flood another one together, each with an equal part; what dom0
+    counts of all VMs is in the recording then, too.
+    """
     dice = random.Random(seed)  # noqa: S311  a day like any other, no secret
     names = sorted(of)
     made = []
@@ -238,6 +262,8 @@ def host_day(
         kind = dice.choice(names)
         made.append(_Vm(f"{kind}-{number}", of[kind], dice, interval_s))
     episodes = [episode for vm in made for episode in _attacks(vm, dice, attacks_per_day, FAMILIES)]
+    if together:
+        episodes += _together(made, dice, together)
     day = HostDay(
         [json.dumps({"xenwarden_recording": 1, "interval_s": interval_s}).encode()],
         episodes,
@@ -250,6 +276,8 @@ def host_day(
         for vm in made:
             values = vm.at(t)
             if values is not None:
+                if together:
+                    values |= {f"vif_{name}": values[name] for name in COUNTED}
                 rounded = {name: round(value, 3) for name, value in values.items()}
                 day.values[vm.name].append((t, rounded))
                 line: dict[str, Any] = {"t": t, "vm": vm.name, "signals": rounded}

@@ -39,6 +39,7 @@ COLLECTORS = (
 )
 _FIRST_S = 0.5  # the shortest time that a report covers; the first one, for which dom0 waits, does
 PEEK_S = 1.0  # between looks at the network counters; a flood is noticed this soon at level 1
+_STEADY = 2  # looks in turn that found packets: from here on they are waited for by the clock
 _ANY_PPS = 1e9  # without history any rate is usual
 _SILENCE_INTERVALS = 2  # dom0 counts three intervals without report as silence
 _SHORTEST_S, _LONGEST_S = 0.2, 300.0  # what an order can make of the intervals
@@ -134,6 +135,8 @@ class Agent:
     def run(self) -> NoReturn:
         """Loop for ever."""
         look_s = monotonic()
+        sleeping = False  # until a packet comes
+        found = 0  # looks in turn that found packets
         heard = True  # events may be there: they come along with answers, too, and poll does not see these
         while True:
             now_s = monotonic()
@@ -145,21 +148,34 @@ class Agent:
             if now_s >= self._report_s:
                 self._report(now_s)
                 look_s, spoke = now_s + PEEK_S, True
-            elif now_s >= look_s:
+            elif now_s >= look_s and not sleeping:
                 spoke |= self._peek(now_s)
                 look_s = now_s + PEEK_S
-            next_s = min(look_s, self._report_s)
+                found = 0 if self._sensor.network.quiet else found + 1
+                sleeping = found < _STEADY and self._channel.fileno() >= 0
+            # An idle VM is not woken each second: what comes first does that, and the look follows in time.
+            files = self._sensor.network.idle_files() if sleeping else []
+            sleeping = bool(files)
+            next_s = self._report_s if sleeping else min(look_s, self._report_s)
             if self._looks is not None:
                 spoke |= self._look_at_others(self._looks, monotonic())
                 next_s = min(next_s, self._looked_s + self._order.level2_s)
-            heard = self._wait(0.0 if spoke else next_s - monotonic()) or spoke
+            ready = self._wait(0.0 if spoke else next_s - monotonic(), files)
+            heard = self._channel.fileno() in ready or spoke
+            if sleeping and not ready.isdisjoint(files):
+                now_s = monotonic()
+                if now_s >= look_s:
+                    found = 0  # it was quiet for long enough
+                look_s, sleeping = now_s + PEEK_S, False
 
-    def _wait(self, seconds: float) -> bool:
-        """Wait; return whether XenStore has something to say."""
+    def _wait(self, seconds: float, files: list[int]) -> set[int]:
+        """Wait for XenStore or one of these files; return which have something to say."""
         poller = poll()
         if self._channel.fileno() >= 0:
             poller.register(self._channel.fileno(), POLLIN)
-        return bool(poller.poll(max(0.0, seconds) * 1000))
+        for file in files:
+            poller.register(file, POLLIN)
+        return {file for file, _events in poller.poll(max(0.0, seconds) * 1000)}
 
     def _interval_s(self) -> float:
         return self._order.level1_s if self._state.level == 1 else self._order.level2_s

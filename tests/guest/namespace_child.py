@@ -6,6 +6,7 @@ from __future__ import annotations
 import base64
 import json
 import random
+import select
 import socket
 import subprocess
 import sys
@@ -46,6 +47,12 @@ def interface(name: str, *, bridge: bool = False) -> interfaces.Interface:
     )
 
 
+def readable(sampler: HeaderSampler) -> bool:
+    poller = select.poll()
+    poller.register(sampler, select.POLLIN)
+    return bool(poller.poll(0))
+
+
 def each_frame() -> dict[str, object]:
     """Send and receive every frame; return classes counted and all bytes that reached user space."""
     here = interface("here")
@@ -56,9 +63,9 @@ def each_frame() -> dict[str, object]:
     for name, (frame, _kind) in frames.FRAMES.items():
         for way in ("sent", "received"):
             counter.read()
-            was_idle = sampler.fewer_than(1)
+            was_readable = readable(sampler)
             sockets[way].send(frame)
-            is_idle = sampler.fewer_than(1)
+            is_readable = readable(sampler)
             classes = dict(zip(bpf.CLASSES, counter.read(), strict=True))
             headers = [header for sent, header in sampler.read() if sent == (way == "sent")]
             ring = bytes(sampler._ring or b"")
@@ -69,7 +76,7 @@ def each_frame() -> dict[str, object]:
                     if count and key not in ("none", "tx_other", "rx_other")
                 },
                 "headers": [base64.b64encode(header).decode() for header in headers],
-                "idle": [was_idle, is_idle],
+                "readable": [was_readable, is_readable],
                 "leaked": frames.PAYLOAD[:8] in ring,
             }
     return out

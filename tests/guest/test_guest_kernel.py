@@ -68,7 +68,7 @@ def test_headers_do_arrive(seen: Any, way: str) -> None:
         if name not in ("lldp", "made-up type", "ipv4 no header", "ipv4 short header")
     ]
     assert [name for name in with_peer if not seen[f"{name}/{way}"]["headers"]] == []
-    assert [name for name in with_peer if seen[f"{name}/{way}"]["idle"] != [True, False]] == []
+    assert [name for name in with_peer if seen[f"{name}/{way}"]["readable"] != [False, True]] == []
 
 
 def test_a_flood_to_one_destination_is_counted_exactly_and_named() -> None:

@@ -9,13 +9,14 @@ stands on, and the usual upper limit that follows:
     learnt = margin * p95, held within floor * prior and ceiling * prior
     upper  = prior^(1-w) * learnt^w,   w = min(1, seen_s / enough_s, observations / enough_observations)
 
-`upper` falls at once, and above the prior it rises by no more than `rise_per_day`: who raises what is
-usual by small steps needs days for each factor, and ends at `ceiling` times the prior.
+`upper` falls at once, and above the prior it rises by no more than `rise_per_day`, and above `slow_above`
+times the prior by no more than `slow_rise_per_day`: who raises what is usual by small steps needs weeks for
+each factor, and ends at `ceiling` times the prior.
 
 Each hour of the day (UTC) has three numbers of its own: a percentile that is tracked the same way, the time
 that it stands on, and an upper limit. Once an hour was seen for `hour_s` in sum, which takes days, its limit
 is that of the hour; its percentile is the highest of it and of the hours beside it, since jobs drift. An
-hour's limit rises by no more than `rise_per_day` from one day to the next.
+hour's limit rises by no more than these from one day to the next.
 
 A step of a logarithm is a factor of the value. So the value is kept, as its *level*: in times the prior, and
 a little more, so that there is a logarithm of nothing. Few observations need exp or log.
@@ -174,6 +175,11 @@ class History:
         """Tell whether `learn` makes anything of the signal."""
         return signal == _NEAR or self.knows(signal)
 
+    def priors(self, uuid: str) -> Mapping[str, float]:
+        """Return the usual upper limits that the policy gives the VM."""
+        vm = self._vms.get(uuid)
+        return self._priors[self._default if vm is None else vm.profile]
+
     def learn(self, uuid: str, signals: Mapping[str, float], interval_s: float, now_s: float) -> None:
         """Learn one observation that covers `interval_s`; nothing while the VM is frozen."""
         vm = self._vm(uuid)
@@ -183,6 +189,7 @@ class History:
         policy = self._policy
         span_s = min(interval_s, _MAX_GAP_S)
         rise = policy.rise_per_day ** (span_s / _DAY_S)
+        slow_rise = policy.slow_rise_per_day ** (span_s / _DAY_S)
         slowest = span_s / policy.memory_s
         margin, floor, ceiling = policy.margin, policy.floor, policy.ceiling
         times, up, down = -1.0, 1.0, 1.0  # the step is of what was seen so often, as a rule of all
@@ -214,10 +221,12 @@ class History:
                 limit **= min(1.0, seen_s / policy.enough_s, count / policy.enough_observations)
             limit *= usual.prior
             if limit > usual.prior:
-                limit = min(limit, max(usual.prior, usual.whole_upper * rise))
+                whole = usual.whole_upper
+                whole *= rise if whole < policy.slow_above * usual.prior else slow_rise
+                limit = min(limit, max(usual.prior, whole))
             usual.whole_upper = limit
             learnt.append((name, usual, seen))
-        self._learn_hour(vm, learnt, span_s, rise)
+        self._learn_hour(vm, learnt, span_s, rise, slow_rise)
         cpu = signals.get(_NEAR)
         if cpu is not None:
             vm.near_of += 1
@@ -225,7 +234,7 @@ class History:
                 vm.near += 1
 
     def _learn_hour(
-        self, vm: _Vm, learnt: list[tuple[str, _Usual, float]], span_s: float, rise: float
+        self, vm: _Vm, learnt: list[tuple[str, _Usual, float]], span_s: float, rise: float, slow_rise: float
     ) -> None:
         """Have this hour of the day learn what was seen of each signal; set the limits of now.
 
@@ -233,7 +242,7 @@ class History:
         """
         policy, upper = self._policy, vm.upper
         margin, floor, ceiling = policy.margin, policy.floor, policy.ceiling
-        rise **= _HOURS
+        rise, slow_rise = rise**_HOURS, slow_rise**_HOURS
         slowest, hour_s = _HOURS * span_s / policy.memory_s, policy.hour_s
         known_s, up, down = -1.0, 1.0, 1.0
         for name, usual, seen in learnt:
@@ -258,7 +267,9 @@ class History:
                     limit = ceiling
                 limit *= usual.prior
                 if limit > usual.prior:
-                    limit = min(limit, max(usual.prior, usual.hour_upper * rise))
+                    most = usual.hour_upper
+                    most *= rise if most < policy.slow_above * usual.prior else slow_rise
+                    limit = min(limit, max(usual.prior, most))
             usual.hour_upper = upper[name] = limit
 
     def _wanted(self, usual: _Usual) -> float:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""Read small numbers from sysfs, many at a time. Devices come and go: what is not there is left out."""
+"""Read small files of the kernel, many at a time. Devices come and go: what is not there is left out."""
 
 from __future__ import annotations
 
@@ -19,6 +19,20 @@ def listing(directory: str) -> list[str]:
         return os.listdir(directory)  # noqa: PTH208 - a hot path
     except OSError:
         return []
+
+
+def word(path: str) -> bytes:
+    """Return the short line that a file of the kernel's holds; empty where it is gone."""
+    try:
+        fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    except OSError:
+        return b""
+    try:
+        return os.read(fd, _MAX_BYTES).strip()
+    except OSError:
+        return b""
+    finally:
+        os.close(fd)
 
 
 class Files:

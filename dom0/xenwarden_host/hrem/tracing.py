@@ -14,7 +14,7 @@ import time
 from typing import TYPE_CHECKING, NamedTuple
 
 from xenwarden_host.errors import HypervisorError
-from xenwarden_host.hrem import hypercalls
+from xenwarden_host.hrem import hypercalls, sysfs
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -27,7 +27,7 @@ EVERY_S = 4.0  # from one burst to the next
 CPUS = 4  # of so many a burst is read, those that recorded most
 SIZE = 16384  # bytes of each: some 800 records
 _BURSTS = 3  # what was seen is no older than this
-_TRACER = "xentrace"
+_TRACER = b"xentrace"
 
 
 class Cost(NamedTuple):
@@ -148,7 +148,7 @@ class Tracing:
     def _in_the_way(self) -> str:
         """Return why no burst may begin now, in words."""
         if self._tracer():
-            return f"{_TRACER} runs"
+            return "xentrace runs"
         state = self._xen.trace_state()
         if not state.made:
             return ""
@@ -157,7 +157,7 @@ class Tracing:
         if state.positions != self._left:
             first, self._left = self._left is None, state.positions
             # After a restart of ours nothing is known: if it stays so until the next turn, nobody traces.
-            return "just begun" if first else "others trace"
+            return "xenwardend has just begun" if first else "others trace"
         return ""
 
     def _mask_before(self) -> int | None:
@@ -169,10 +169,8 @@ class Tracing:
 
     def _tracer(self) -> bool:
         """Tell whether somebody's xentrace runs."""
-        for comm in self._proc.glob("[0-9]*/comm"):
-            try:
-                if comm.read_text(errors="replace").strip() == _TRACER:
-                    return True
-            except OSError:  # ended meanwhile
-                continue
-        return False
+        return any(
+            sysfs.word(f"{self._proc}/{pid}/comm") == _TRACER
+            for pid in sysfs.listing(str(self._proc))
+            if pid.isdigit()
+        )

@@ -7,11 +7,12 @@ from typing import TYPE_CHECKING, Any
 
 from xenwarden_channel.signals import HREM, SIGNALS, names
 from xenwarden_host.hsem import state
+from xenwarden_host.hsem.detectors.joins import Joins
 from xenwarden_host.hsem.habit import LEAST, Habit
 from xenwarden_host.hsem.machine import Machine
 from xenwarden_host.hsem.masks import STARVING, masked
 from xenwarden_host.hsem.neighbourhood import Host
-from xenwarden_host.hsem.rules import RuleSet, compile_rules
+from xenwarden_host.hsem.rules import RuleSet, compile_rules, fires
 from xenwarden_host.hsem.sight import Sight
 from xenwarden_host.hsem.state import Vm
 from xenwarden_host.hsem.traffic import by_headers
@@ -30,10 +31,12 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from xenwarden_host.hrem.history import History
+    from xenwarden_host.hsem.detectors import Detector
     from xenwarden_host.policy.model import Policy, VmPolicy
     from xenwarden_host.records import Snapshot, VmView
 
 _NOTHING: frozenset[str] = frozenset()
+_NEXT_DOOR = frozenset((Joins.gate,))
 _NO_SIGNALS: dict[str, float] = {}
 _EXPIRE_EVERY_S = 3600.0
 _FADE = 0.8  # of what was before, at each ordinary report: some reports back is forgotten
@@ -72,6 +75,9 @@ class Hsem:
         ]
         self._habitual_of_dom0 = [item for item in self._habitual if item[2]]
         self._remembered = {signal for rule in rules for signal in rule.remembers}
+        self._shapes: dict[str, list[list[Detector]]] = {}
+        for signal, shape in (item for rule in rules for item in rule.shapes):
+            self._shapes.setdefault(signal, []).append(shape)
         self._counted = tuple(signal for signal in names(HREM) if self._history.reads(signal))
         for vm in self._vms.values():
             vm.refused.clear()
@@ -94,10 +100,10 @@ class Hsem:
                 continue
             masks = self._masks[view.uuid]
             trusted = self._trusts(vm, view)
-            self._learn(vm, view, masks, now_s, trusted=trusted)
+            sight = self._sight(vm, view, masks, host, now_s, trusted=trusted)
+            self._learn(vm, sight, now_s)
             if not view.paused:
                 self._observe_habits(vm, view, masks)
-                sight = self._sight(vm, view, masks, host, now_s, trusted=trusted)
                 turn = Turn(vm, view, sight, trusted, self._policy_of(view), snapshot)
                 rules = self._headers_rules if sight.seen else self._tick_rules
                 actions += self._machine.step(turn, self._rules if turn.fresh else rules)
@@ -244,13 +250,16 @@ class Hsem:
         # the pace, though: else what both see would count twice.
         seen = by_headers(view.hrem) if said or not trusted else _NO_SIGNALS
         signals = {**said, **view.hrem, **seen} if said or seen else view.hrem
+        over = self._history.over(view.uuid, signals)
         return Sight(
             vm=view,
             now_s=now_s,
             signals=signals,
             said=said,
             seen=seen.keys(),
-            over=self._history.over(view.uuid, signals),
+            trusted=trusted,
+            span_s=self._policy.levels.level2_s if seen else report.interval_s if report is not None else 0.0,
+            over=over | _NEXT_DOOR if host.complaints else over,
             upper=self._history.uppers(view.uuid).get,
             before=vm.before,
             habits=vm.habits,
@@ -273,18 +282,22 @@ class Hsem:
     def _may_be_late(self, view: VmView) -> bool:
         return view.report_age_s is not None and view.report_age_s < self._policy.agent.patience_s
 
-    def _learn(self, vm: Vm, view: VmView, masks: frozenset[str], now_s: float, *, trusted: bool) -> None:
+    def _learn(self, vm: Vm, sight: Sight, now_s: float) -> None:
         """Learn what a VM does in its ordinary life; History itself knows whose learning is frozen."""
+        view, masks = sight.vm, sight.masked
         # What was found to be neither may become usual.
         unusual = vm.streaks and vm.streaks.keys() - vm.settled.keys()
         if vm.state is not VmState.NORMAL or view.paused or unusual:
             vm.counted.clear()
             return
-        if view.report is not None and view.report_is_new and trusted:
+        if view.report is not None and view.report_is_new and sight.trusted:
             signals = view.report.signals
             if masks:
                 signals = {name: value for name, value in signals.items() if name not in masks}
-            self._history.learn(view.uuid, signals, vm.covered_s, now_s)
+            learnt, unlearnt = signals, self._unlearnt(sight)
+            if unlearnt:
+                learnt = {name: value for name, value in signals.items() if name not in unlearnt}
+            self._history.learn(view.uuid, learnt, vm.covered_s, now_s)
             before = vm.before
             for name in self._remembered & signals.keys():
                 value = signals[name]
@@ -298,6 +311,20 @@ class Hsem:
             self._history.learn(view.uuid, counted, span_s, now_s)
             vm.counted_since_s = now_s
             counted.clear()
+
+    def _unlearnt(self, sight: Sight) -> list[str]:
+        """Return signals that look as in an attack, and that would raise what is usual above the prior.
+
+        Else who attacks a little, and a little more each day, makes it usual.
+        """
+        margin, priors = self._policy.history.margin, self._history.priors(sight.vm.uuid)
+        return [
+            name
+            for name, shapes in self._shapes.items()
+            if name in priors
+            and sight.said.get(name, 0.0) * margin > priors[name]
+            and any(fires(shape, sight) for shape in shapes)
+        ]
 
     def _observe_habits(self, vm: Vm, view: VmView, masks: frozenset[str]) -> None:
         """Take what the VM is like, by its reports and dom0's counters."""

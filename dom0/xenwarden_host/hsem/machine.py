@@ -197,7 +197,7 @@ class Machine:
         out.append(Transition(vm.uuid, old, vm.state, None, False, sentence(evidence), evidence))
         out += _order(vm, Level.TWO, sentence(evidence))
         for rule, outcome in sorted(raising, key=lambda item: item[0].spec.alone):
-            if not (rule.spec.alone and case.of(rule.spec.kind)):
+            if not (rule.spec.alone and case.limiting(rule.spec.kind)):
                 self._add(turn, rule, outcome)
         # What every rule sees before the first limit: afterwards a limit may hide it. Of an agent that has
         # said nothing new in this tick, what it said last.
@@ -302,7 +302,7 @@ class Machine:
             if finding is not None:
                 finding.last_s = case.unusual_s = turn.sight.now_s
                 finding.strength = max(finding.strength, outcome.strength or 0.0)
-            elif enough and not (rule.spec.alone and case.of(rule.spec.kind)):
+            elif enough and not (rule.spec.alone and case.limiting(rule.spec.kind)):
                 self._add(turn, rule, outcome)
 
     def _add(self, turn: Turn, rule: Rule, outcome: Outcome) -> None:
@@ -347,6 +347,8 @@ class Machine:
                 finding.strength = max(finding.strength, outcome.strength or 0.0)
         for flow in turn.sight.host.flooders(turn.vm.uuid):
             case.flooders[flow.uuid] = flow
+        if case.part is None:
+            case.part = turn.sight.host.part(turn.vm.uuid)
 
     def _judge(self, turn: Turn, out: list[Action]) -> None:
         """Decide, where it is time."""

@@ -5,8 +5,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from xenwarden_host.hsem.sight import Flow
+from xenwarden_host.hsem.sight import Flow, Part
 from xenwarden_host.hsem.traffic import arrives
+from xenwarden_host.hsem.turn import case_of
 from xenwarden_host.policy.model import RuleKind
 from xenwarden_host.records import LimitKind, VmState
 
@@ -42,6 +43,13 @@ class Host:
             for uuid, vm in vms.items()
             if uuid in views and _sends(vm)
         ]
+        # Who is under watch for what reaches it, where dom0 counts at least as much as is called unusual.
+        self.complaints = [
+            (uuid, rise)
+            for uuid, vm in vms.items()
+            if vm.case is not None and uuid in views and (rise := self._complaint(vm)) is not None
+        ]
+        self._parts: dict[str, dict[str, Step]] = {}
 
     def victims(self, uuid: str) -> list[Flow]:
         """Return whom this VM floods."""
@@ -95,6 +103,52 @@ class Host:
             flow.ended = self._ended(flow.step, vm.traffic)
             flows.append(flow)
         return flows
+
+    def _complaint(self, vm: Vm) -> Step | None:
+        """Return the rise of what the VM receives, if that is what it is under watch for."""
+        case = case_of(vm)
+        if vm.state not in (VmState.WATCHED, VmState.PROTECTED):
+            return None
+        usual = [
+            upper
+            for item in case.of(RuleKind.INBOUND)
+            if (upper := self._upper(vm.uuid, item.evidence[0].signal)) is not None
+        ]
+        rise = vm.traffic.received() if usual else None
+        return rise if rise is not None and rise.rise_pps >= min(usual) else None
+
+    def part(self, uuid: str) -> Part | None:
+        """Return this VM's part in what another is under watch for; None without one."""
+        vm = self._vms[uuid]
+        known = None if vm.case is None else vm.case.part
+        if known is not None:
+            return known if vm.traffic.still_sends(known.sent, self._policy.fell_to) else None
+        for other, got in self.complaints:
+            if other == uuid or self._rise_to(other, vm) is None:
+                continue
+            parts = self._parts_of(other)
+            whole = sum(sent.rise_pps for sent in parts.values())
+            if uuid in parts and whole >= self._policy.together_share * got.rise_pps:
+                return Part(self._views[other].name, parts[uuid], got, len(parts) - 1)
+        return None
+
+    def _parts_of(self, receiver: str) -> dict[str, Step]:
+        """Return the rises, by sender, that the receiver's rise may be made of."""
+        found = self._parts.get(receiver)
+        if found is None:
+            found = self._parts[receiver] = {
+                uuid: sent
+                for uuid in self._views
+                if uuid != receiver and (sent := self._rise_to(receiver, self._vms[uuid])) is not None
+            }
+        return found
+
+    def _rise_to(self, receiver: str, vm: Vm) -> Step | None:
+        """Return the rise of what the VM sends where the receiver's rise is, in part, its other end."""
+        sent, least = vm.traffic.sent(), self._policy.together_pps
+        if sent is None or sent.rise_pps < least:
+            return None
+        return sent if arrives(sent, self._vms[receiver].traffic, self._policy, least) else None
 
     def starving(self, signal: str, besides: str) -> list[VmView]:
         """Return the other VMs in which the signal is over its usual upper limit."""

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from xenwarden_channel.signals import HREM, SIGNALS
 from xenwarden_host.hsem.detectors import make
+from xenwarden_host.hsem.detectors.joins import Joins
 from xenwarden_host.hsem.detectors.overflows import Overflows
 from xenwarden_host.hsem.detectors.rises import Rises
 from xenwarden_host.hsem.detectors.surge import Surge
@@ -45,6 +46,7 @@ class Rule:
         "needs_overflow",
         "needs_unusual",
         "remembers",
+        "shapes",
         "spec",
     )
 
@@ -52,9 +54,10 @@ class Rule:
         self.spec = spec
         self._raises = [[make(item) for item in group] for group in spec.raises]
         self._convicts = [[make(item) for item in group] for group in spec.convicts]
-        # It can raise only where one of these is over what is usual. None: it has a group without a surge.
+        # It can raise only where one of these is over what is usual. None: it has a group without such.
         gates = [
-            next((item.gate for item in group if isinstance(item, Surge)), None) for group in self._raises
+            next((item.gate for item in group if isinstance(item, Surge | Joins)), None)
+            for group in self._raises
         ]
         self.gate = None if None in gates else frozenset(gate for gate in gates if gate is not None)
         self.needs_overflow = all(
@@ -83,6 +86,14 @@ class Rule:
             for item in group
             if isinstance(item, Unlike)
         }
+
+        # What is not learnt of a signal: what looks as each of these groups has it, however little it is.
+        self.shapes: list[tuple[str, list[Detector]]] = []
+        for group in self._convicts if spec.unlearnt else ():
+            surges = [item.signals[0] for item in group if isinstance(item, Surge)]
+            shape = [item for item in group if not isinstance(item, Surge)]
+            if surges and shape and all(item.signals for item in shape):
+                self.shapes.append((surges[0], shape))
 
     def _signals_of(self, kind: type[Detector]) -> set[str]:
         return {
@@ -200,6 +211,18 @@ def _ask_group(group: list[Detector], index: int, sight: Sight, latch: Latch | N
     if len(hits) < len(group) or not live:
         return None
     return _outcome(hits)
+
+
+def fires(group: list[Detector], sight: Sight) -> bool:
+    """Tell whether all detectors of the group fire; who did not the last time is asked first."""
+    last = sight.refused.get(group[0])
+    if last is not None and last.check(sight) is None:
+        return False
+    for detector in group:
+        if detector.check(sight) is None:
+            sight.refused[group[0]] = detector
+            return False
+    return True
 
 
 def compile_rules(specs: tuple[RuleSpec, ...]) -> tuple[Rule, ...]:

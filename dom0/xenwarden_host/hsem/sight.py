@@ -38,6 +38,15 @@ class Flow:
     explained: bool = False  # other suspects send as much as the receiver got
 
 
+class Part(NamedTuple):
+    """A VM's part in a flood: its own rise, that of the receiver, and how many other VMs are part of it."""
+
+    receiver: str
+    sent: Step
+    got: Step
+    others: int
+
+
 class Neighbourhood(Protocol):
     """What is known of a VM's neighbours on this host."""
 
@@ -46,6 +55,9 @@ class Neighbourhood(Protocol):
 
     def flooders(self, uuid: str) -> list[Flow]:
         """Return the suspects that flood this VM."""
+
+    def part(self, uuid: str) -> Part | None:
+        """Return this VM's part in what another is under watch for; None without one."""
 
     def starving(self, signal: str, besides: str) -> list[VmView]:
         """Return the other VMs in which the signal is over its usual upper limit."""
@@ -61,6 +73,8 @@ class Sight:
     said: Mapping[str, float]  # the agent's own words, of this tick
     seen: Collection[str]  # signals of VSEM that dom0 saw itself, whatever the agent says
     upper: Callable[[str], float | None]
+    trusted: bool  # the agent speaks, and agrees with dom0's own counters
+    span_s: float  # that counts among the signals cover: the report's, or dom0's own where it saw them
     over: frozenset[str]  # signals that are over their usual upper limit
     before: Mapping[str, float]  # means of the last ordinary reports, of what rules compare with them
     habits: Mapping[HabitKey, Habit]

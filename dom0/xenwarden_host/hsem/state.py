@@ -6,7 +6,8 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from xenwarden_host.hsem.traffic import Traffic
+from xenwarden_host.hsem.sight import Part
+from xenwarden_host.hsem.traffic import Step, Traffic
 from xenwarden_host.policy.model import RuleKind
 from xenwarden_host.records import Evidence, Level, LimitKey, VmState
 
@@ -73,8 +74,13 @@ class Case:
     answer: Answer | None = None
     findings: dict[str, Finding] = field(default_factory=dict)  # by rule
     flooders: dict[str, Flow] = field(default_factory=dict)  # by the sender's UUID
+    part: Part | None = None  # in a flood next door, by which it is known from now on
     raise_latches: dict[str, Latch] = field(default_factory=dict)
     convict_latches: dict[str, Latch] = field(default_factory=dict)
+
+    def limiting(self, kind: RuleKind) -> bool:
+        """Tell whether anything of this kind was found that is to be limited."""
+        return any(item.limits for item in self.of(kind))
 
     def of(self, kind: RuleKind, *, convicted: bool = False) -> list[Finding]:
         """Return the findings of this kind, or only those that convict."""
@@ -145,6 +151,7 @@ def dump(vm: Vm, now_s: float) -> dict[str, Any]:
             "unusual_ago_s": now_s - case.unusual_s,
             "observations": case.observations,
             "offered_pps": case.offered_pps,
+            "part": case.part and (case.part.receiver, case.part.sent, case.part.got, case.part.others),
             "findings": {
                 rule: {
                     "kind": str(item.kind),
@@ -199,6 +206,7 @@ def _restore_case(data: Mapping[str, Any], now_s: float) -> Case:
         unusual_s=now_s - data["unusual_ago_s"],
         observations=int(data["observations"]),
         offered_pps=float(data["offered_pps"]),
+        part=_restore_part(data.get("part")),
         findings={
             rule: Finding(
                 kind=RuleKind(item["kind"]),
@@ -213,6 +221,13 @@ def _restore_case(data: Mapping[str, Any], now_s: float) -> Case:
             for rule, item in data["findings"].items()
         },
     )
+
+
+def _restore_part(data: Any) -> Part | None:
+    if data is None:
+        return None
+    receiver, sent, got, others = data
+    return Part(str(receiver), Step(*map(float, sent)), Step(*map(float, got)), int(others))
 
 
 def shift(vm: Vm, by_s: float) -> None:

@@ -146,13 +146,14 @@ def check(own: Loaded, path: str, profiles: set[str]) -> None:
 
 
 def _check_rules(data: Mapping[str, Any], own: Loaded, path: str) -> None:
-    """A rule of the admin's own must be whole, and its limits must be ones that have values."""
+    """A rule of the admin's own must be whole: what limits or protects a VM says what convicts it."""
     for name, rule in data["rules"].items():
         line = own.lines.get(("rules", name), 1)
         for key in ("kind", "raise"):
             if key not in rule:
                 raise ConfigError(f"{path}:{line}: rules.{name}: expected key {key!r}, which is missing")
-        if rule["kind"] != model.RuleKind.ALERT and "convict" not in rule:
+        looks = rule["kind"] == model.RuleKind.ORIGINATED and not rule.get("limits")
+        if rule["kind"] != model.RuleKind.ALERT and not looks and "convict" not in rule:
             raise ConfigError(f"{path}:{line}: rules.{name}: expected key 'convict', which is missing")
         if rule["kind"] != model.RuleKind.ORIGINATED and rule.get("limits"):
             raise ConfigError(
@@ -259,6 +260,7 @@ def _rule(name: str, values: Mapping[str, Any], min_hits: int) -> model.RuleSpec
         hits=values.get("hits", min_hits),
         distrust=values.get("distrust", False),
         alone=values.get("alone", False),
+        unlearnt=values.get("unlearnt", False),
         limits=tuple(LimitKey.parse(text) for text in values.get("limits", ())),
         raises=_groups(values["raise"]),
         convicts=_groups(values.get("convict", ())),

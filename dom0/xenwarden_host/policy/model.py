@@ -139,6 +139,7 @@ class RuleSpec:
     hits: int
     distrust: bool
     alone: bool
+    unlearnt: bool
     limits: tuple[LimitKey, ...]
     raises: tuple[Group, ...]
     convicts: tuple[Group, ...]
@@ -152,6 +153,8 @@ class Neighbours:
     at_least_pps: float
     within_s: float
     size_times: float
+    together_share: float
+    together_pps: float
     fell_to: float
 
 
@@ -304,6 +307,8 @@ class HistoryPolicy:
     floor: float
     ceiling: float
     rise_per_day: float
+    slow_above: float
+    slow_rise_per_day: float
     hour_s: float
     memory_s: float
     near_capacity_pct: float

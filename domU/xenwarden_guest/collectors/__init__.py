@@ -98,6 +98,20 @@ def number(word: bytes) -> int:
     return int(word)
 
 
+def line_after(text: bytes, start: bytes) -> bytes:
+    """Return what follows `start` up to the end of its line: less work than to divide the text into lines.
+
+    Raises:
+        Unparsable: `start` is not there.
+    """
+    at = text.find(start)
+    if at < 0:
+        raise Unparsable("a line is missing")
+    at += len(start)
+    end = text.find(b"\n", at)
+    return text[at:] if end < 0 else text[at:end]
+
+
 def gather(collectors: tuple[tuple[str, Collect], ...], roots: Roots, into: dict[str, int]) -> list[str]:
     """Run each collector, put what it found into `into`, return the names of those that failed."""
     failed = []

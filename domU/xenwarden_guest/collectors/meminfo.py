@@ -3,17 +3,17 @@
 
 from __future__ import annotations
 
-from xenwarden_guest.collectors import Unparsable, number
+from xenwarden_guest.collectors import Unparsable, line_after, number
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from xenwarden_guest.collectors import Roots
 
 _WANTED = {
-    b"MemTotal": "mem_total_kb",
-    b"MemAvailable": "mem_available_kb",
-    b"SwapTotal": "swap_total_kb",
-    b"SwapFree": "swap_free_kb",
+    "mem_total_kb": b"MemTotal:",
+    "mem_available_kb": b"\nMemAvailable:",
+    "swap_total_kb": b"\nSwapTotal:",
+    "swap_free_kb": b"\nSwapFree:",
 }
 
 
@@ -34,14 +34,9 @@ def parse(text: bytes) -> dict[str, int]:
         Unparsable: one of them is missing or malformed.
     """
     found = {}
-    for line in text.split(b"\n"):
-        name, _, rest = line.partition(b":")
-        key = _WANTED.get(name)
-        if key is not None:
-            words = rest.split()
-            if not words:
-                raise Unparsable("no value")
-            found[key] = number(words[0])
-    if len(found) != len(_WANTED):
-        raise Unparsable("memory not found")
+    for key, start in _WANTED.items():
+        words = line_after(text, start).split()
+        if not words:
+            raise Unparsable("no value")
+        found[key] = number(words[0])
     return found

@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from xenwarden_guest.collectors import Unparsable, number
+from xenwarden_guest.collectors import Unparsable, line_after, number
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -30,24 +30,16 @@ def parse(text: bytes) -> dict[str, int]:
     Raises:
         Unparsable: one of them is missing or malformed.
     """
-    found: dict[str, int] = {}
-    cpus = 0
-    for line in text.split(b"\n"):
-        if line.startswith(b"cpu "):
-            ticks = [number(word) for word in line.split()[1 : _FIELDS + 1]]
-            if len(ticks) < _FIELDS:
-                raise Unparsable("short line")
-            total = sum(ticks)
-            found["cpu_total"] = total
-            found["cpu_steal"] = ticks[_STEAL]
-            found["cpu_busy"] = total - ticks[_IDLE] - ticks[_IOWAIT] - ticks[_STEAL]
-        elif line.startswith(b"cpu"):
-            cpus += 1
-        elif line.startswith(b"processes "):
-            found["forks"] = number(line[10:].strip())
-        elif line.startswith(b"procs_running "):
-            found["running"] = number(line[14:].strip())
-    if len(found) != 5 or not cpus:
+    ticks = [number(word) for word in line_after(text, b"cpu ").split()[:_FIELDS]]
+    cpus = text.count(b"\ncpu")
+    if len(ticks) < _FIELDS or not cpus:
         raise Unparsable("CPU counters not found")
-    found["cpus"] = cpus
-    return found
+    total = sum(ticks)
+    return {
+        "cpu_total": total,
+        "cpu_steal": ticks[_STEAL],
+        "cpu_busy": total - ticks[_IDLE] - ticks[_IOWAIT] - ticks[_STEAL],
+        "forks": number(line_after(text, b"\nprocesses ").strip()),
+        "running": number(line_after(text, b"\nprocs_running ").strip()),
+        "cpus": cpus,
+    }

@@ -23,7 +23,7 @@ _SENT = [name for name in CLASSES if name.startswith("tx_")]
 _RECEIVED = [name for name in CLASSES if name.startswith("rx_")]
 _CLASS_SIGNALS = CLASSES[1:-2]  # all but what is of no class
 SO_FAR = (*[f"{name}_pps" for name in _CLASS_SIGNALS], "tx_pps", "rx_pps")  # what `so_far` returns
-_MOST_WAITING = FRAMES // 4  # samples that a glance leaves where they are: the next second may bring more
+_MOST_WAITING = FRAMES // 4  # samples that a glance leaves to a later one
 _SHORTEST_S = 0.1  # a look may follow another at once; rates over less mean nothing
 _COUNTERS = ("rx_bytes", "rx_packets", "tx_bytes", "tx_packets", "tx_drops")
 _SIGNALS = {
@@ -38,13 +38,14 @@ _SIGNALS = {
 class _Watched:
     """One interface: its sockets, and its counters at the last look."""
 
-    __slots__ = ("classes", "counters", "interface", "sampler")
+    __slots__ = ("classes", "counters", "interface", "sampler", "samples")
 
     def __init__(self, interface: Interface) -> None:
         self.interface = interface
         self.counters: dict[str, int] = {}
         self.classes: ClassCounter | None = None
         self.sampler: HeaderSampler | None = None
+        self.samples: list[tuple[bool, bytes]] = []  # since its counters were read
 
     def open(self) -> None:
         """Make the sockets.
@@ -62,6 +63,7 @@ class _Watched:
         if self.sampler is not None:
             self.sampler.close()
         self.classes = self.sampler = None
+        self.samples = []
 
 
 class Monitor:
@@ -79,6 +81,7 @@ class Monitor:
         "failed",
         "level",
         "networks",
+        "quiet",
     )
 
     def __init__(self, roots: Roots, *, management: bool) -> None:
@@ -88,6 +91,7 @@ class Monitor:
         self._names: list[str] = []
         self._finds = 0
         self.level = 1
+        self.quiet = False  # there was no packet in the last look
         self.networks = Networks()
         self._start()
 
@@ -126,10 +130,7 @@ class Monitor:
                 self._watched[index] = _Watched(interface)
 
     def glance(self, seconds: float, packets: float) -> bool:
-        """Look, but not where fewer than these packets passed since `start`; return whether there was a look.
-
-        To know that takes no system call.
-        """
+        """Look, but closely only where these packets passed since `start`; return whether that was so."""
         few = 1
         if not self._sums and self._watched:
             few = max(1, int(min(packets / len(self._watched), _MOST_WAITING)))
@@ -138,19 +139,26 @@ class Monitor:
     def look(self, seconds: float, few: int = 0) -> bool:
         """Take in what the sockets saw in the `seconds` since the last look; return whether there was any.
 
-        Where fewer than `few` packets passed they wait for the next look.
+        Where fewer than `few` packets passed they wait for the next look, and the counters, which take a
+        system call each, are not read.
         """
         looked = False
+        self.quiet = True
         for watched in self._watched.values():
-            if few and watched.sampler is not None and watched.sampler.fewer_than(few):
-                continue
-            looked = True
             try:
                 if watched.sampler is None or watched.classes is None:
                     watched.open()
-                else:
-                    self._headers(watched.sampler, self._classes(watched.classes), seconds)
+                    looked = True
+                    continue
+                if new := watched.sampler.read():
+                    self.quiet = False
+                    watched.samples += new
+                if len(watched.samples) >= few or not watched.sampler.takes_all:
+                    looked = True
+                    samples, watched.samples = watched.samples, []
+                    self._headers(watched.sampler, samples, self._classes(watched.classes), seconds)
             except OSError:
+                looked = True
                 watched.close()
                 self._names = []  # it may be another one by now
                 if interfaces.is_up(self._roots, watched.interface.name):
@@ -164,13 +172,18 @@ class Monitor:
             self._sums[name] = self._sums.get(name, 0) + count
         return found
 
-    def _headers(self, sampler: HeaderSampler, counted: dict[str, int], seconds: float) -> None:
+    def _headers(
+        self,
+        sampler: HeaderSampler,
+        samples: list[tuple[bool, bytes]],
+        counted: dict[str, int],
+        seconds: float,
+    ) -> None:
         """Take in the samples; plan the next ones by them and by what was counted."""
         packets = [sum([counted[name] for name in names]) for names in (_SENT, _RECEIVED)]
-        if not any(packets) and sampler.sent.takes_all and sampler.received.takes_all:
+        if not any(packets) and sampler.takes_all:
             return
         syns = counted["tx_syn"], counted["rx_syn"]
-        samples = sampler.read()
         chosen, lost = sampler.counts()
         scale = chosen / (chosen - lost) if chosen > lost else 1.0
         in_slice = [0, 0]
@@ -188,6 +201,12 @@ class Monitor:
             seen = Seen(packets[way] / seconds, syns[way] / seconds, in_slice[way] * scale / seconds)
             plans.append(next_plan(plan, seen, BUDGET_PPS[self.level], _salt()))
         sampler.follow(*plans)
+
+    def idle_files(self) -> list[int]:
+        """Return files of which one is readable with the next packet; none where not all would do that."""
+        samplers = [watched.sampler for watched in self._watched.values()]
+        files = [sampler.fileno() for sampler in samplers if sampler is not None and sampler.takes_all]
+        return files if len(files) == len(samplers) else []
 
     def so_far(self, interval_s: float) -> dict[str, float]:
         """Return the rates that the interval will have at least, if nothing more happens in it."""

@@ -184,11 +184,14 @@ class HeaderSampler:
             self._next = (self._next + 1) % FRAMES
         return found
 
-    def fewer_than(self, packets: int) -> bool:
-        """Say whether all packets are sampled, and fewer than these (1 to FRAMES) since the last `read`."""
-        last = (self._next + packets - 1) % FRAMES
-        waiting = self._ring is not None and self._ring[last * _FRAME_BYTES + _STATUS_BYTE]
-        return self.sent.takes_all and self.received.takes_all and not waiting
+    @property
+    def takes_all(self) -> bool:
+        """Say whether every packet is sampled."""
+        return self.sent.takes_all and self.received.takes_all
+
+    def fileno(self) -> int:
+        """Return the file to poll: readable while there is anything to `read`."""
+        return self._socket.fileno()
 
     def counts(self) -> tuple[int, int]:
         """Return (packets chosen, of these lost because the ring was full) since the last call."""

@@ -112,16 +112,24 @@ def days(history: History, count: int, signal: Callable[[int], float], first: in
 
 def test_a_job_of_each_night_is_usual_at_night_and_at_no_other_time() -> None:
     history = History(POLICY)
-    limits = days(history, 6, lambda hour: 4 * PRIOR if hour == 2 else 0.6 * PRIOR)
+    limits = days(history, 6, lambda hour: 1.4 * PRIOR if hour == 2 else 0.6 * PRIOR)
     assert all(limit < 2 * PRIOR for limit in limits[0])
     # Margin times what it does at night; the hours beside it are given the same: jobs drift.
-    assert limits[5][2] > 6 * PRIOR
+    assert limits[5][2] > 2.4 * PRIOR
     assert limits[5][14] == pytest.approx(LEARN.margin * 0.6 * PRIOR, rel=0.05)
     known = [limit for limit in history.hours("a", "tx_syn_pps") if limit is not None]
     assert len(known) == 24
     assert known[14] == pytest.approx(limits[5][14], rel=0.05)
     history.set_time(2 * 3600.0)
-    assert upper(history) > 6 * PRIOR
+    assert upper(history) > 2.4 * PRIOR
+
+
+def test_what_is_far_from_ordinary_becomes_usual_in_weeks_also_of_an_hour() -> None:
+    history = History(POLICY)
+    limits = days(history, 12, lambda hour: 20 * PRIOR if hour == 2 else 0.6 * PRIOR)
+    most = LEARN.slow_above * LEARN.rise_per_day * PRIOR
+    assert LEARN.slow_above * PRIOR < limits[7][2] < most
+    assert limits[11][2] == pytest.approx(limits[7][2] * LEARN.slow_rise_per_day**4, rel=0.05)
 
 
 def test_an_hour_that_was_seen_on_too_few_days_has_the_limit_of_all_hours() -> None:
@@ -145,17 +153,17 @@ def test_the_night_of_an_attack_does_not_make_the_next_one_usual() -> None:
 
 def test_hours_survive_a_dump_and_another_policy() -> None:
     history = History(POLICY)
-    days(history, 5, lambda hour: 3 * PRIOR if hour == 2 else 0.6 * PRIOR)
+    days(history, 5, lambda hour: 1.4 * PRIOR if hour == 2 else 0.6 * PRIOR)
     again = History(POLICY)
     again.restore("a", json.loads(json.dumps(history.dump("a", hours=False))))
     again.restore_hours("a", json.loads(json.dumps(history.dump_hours("a"))))
     assert again.hours("a", "tx_syn_pps") == history.hours("a", "tx_syn_pps")
     for each in (history, again):
         each.set_time(2 * 3600.0)
-    assert upper(again) == upper(history) > 4 * PRIOR
+    assert upper(again) == upper(history) > 2.4 * PRIOR
     again.profile("a", "web")  # another prior: what it did stays what it did
-    teach(again, [3 * PRIOR] * 10)
-    assert upper(again) == pytest.approx(LEARN.margin * 3 * PRIOR, rel=0.1)
+    teach(again, [1.4 * PRIOR] * 10)
+    assert upper(again) == pytest.approx(LEARN.margin * 1.4 * PRIOR, rel=0.1)
 
 
 @pytest.mark.parametrize("change", [{"p95": "?"}, {"seen_s": ""}, {"signals": []}, {"priors": []}])

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import pytest
 from simulate import SYN, Flood, Host, SimVm
 
+from xenwarden_channel.signals import HEADERS
 from xenwarden_host.policy.load import defaults
 from xenwarden_host.policy.model import VmEntry
 from xenwarden_host.records import Level, LimitKey, Peer, SetLimit, Transition, Verdict, VmState
@@ -374,3 +375,44 @@ def test_pings_of_a_busy_vm(pps: float, dests: float, verdict: Verdict | None) -
     assert {found for _t, found in host.verdicts("v")} - {Verdict.NEITHER} == (
         {verdict} if verdict else set()
     )
+
+
+@pytest.mark.parametrize(
+    ("dests", "udp", "answered", "verdict"),
+    [
+        (400.0, 400.0, 0.0, Verdict.ATTACKER),  # each is asked once
+        (400.0, 400.0, 0.95, Verdict.NEITHER),  # a resolver, which is answered
+        (
+            400.0,
+            30.0,
+            0.0,
+            Verdict.NEITHER,
+        ),  # it asks few: the rest are answers
+    ],
+)
+def test_scan_by_a_vm_without_an_agent_is_seen_in_the_headers_that_dom0_samples(
+    dests: float, udp: float, answered: float, verdict: Verdict
+) -> None:
+    """What dom0 counts of addresses covers an interval of level 2, not one of the agent's reports."""
+    own = {"tx_pps": 420.0, "tx_bps": 200e3, "rx_pps": 20.0 + answered * udp, "rx_bps": 100e3,
+           **{f"vif_{name}": 0.2 for name in HEADERS},
+           "vif_tx_dests": dests, "vif_tx_udp_pps": udp, "vif_rx_udp_pps": answered * udp}  # fmt: skip
+    vm = SimVm("s", agent=False, base_hrem=dict.fromkeys(own, 0.0), script=lambda t: own if t > 10 else {})
+    host = Host(vm, SimVm("x")).run(60)
+
+    assert {found for _t, found in host.verdicts("s")} == {verdict}
+
+
+def test_detail_of_an_agent_that_lies_elsewhere_is_not_believed() -> None:
+    """It tells of the failed connections, not of the ports, and hides most of its packets."""
+    more = client(150, 150)
+    told = (Peer("10.0.0.9", "tcp", 5432, 150.0, 150.0),)
+    vm = SimVm("v", script=lambda t: more if t > 60 else {}, destinations=told)
+    honest = Host(vm, SimVm("x")).run(150)
+    liar = SimVm("v", script=vm.script, destinations=told, base_hrem={"vif_tx_pps": 5000.0})
+    liar.script = lambda t: {**more, "vif_tx_pps": 5000.0} if t > 60 else {"vif_tx_pps": 10.0}
+    lying = Host(liar, SimVm("x")).run(150)
+
+    assert honest.verdict("v") in (None, Verdict.NEITHER)
+    assert "lying-agent" in lying.alerts("v")
+    assert lying.verdict("v") is Verdict.ATTACKER

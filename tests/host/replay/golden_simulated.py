@@ -25,6 +25,13 @@ def crowd(t: float) -> dict[str, float]:
     return {"rx_syn_pps": rate, "tx_synack_pps": rate, "rx_pps": 8 * rate, "tx_pps": 9 * rate}
 
 
+def from_outside(t: float) -> dict[str, float]:
+    """What reaches a VM that no neighbour floods."""
+    rate = 900.0 if 10 < t <= 40 else 1.0
+    return {"rx_syn_pps": rate, "rx_pps": 10 + rate, "rx_bps": 40e3 + 480 * rate, "tx_synack_pps": rate,
+            "tx_pps": 10 + rate, "tx_bps": 40e3 + 480 * rate}  # fmt: skip
+
+
 STORIES = {
     "syn-flood": (
         Host(
@@ -38,6 +45,14 @@ STORIES = {
             floods=tuple(Flood(name, "v", "syn", 90, 10, 60, answered=0.2) for name in ("a", "b", "c")),
         ),
         80,
+    ),
+    "flood-from-outside": (
+        Host(
+            SimVm("v", script=from_outside),
+            *map(SimVm, ("a", "b", "c")),
+            floods=tuple(Flood(name, "v", "syn", 30, 10, 60, answered=0.9) for name in ("a", "b", "c")),
+        ),
+        90,
     ),
     "flash-crowd": (Host(SimVm("web", script=crowd), SimVm("b")), 80),
     "agent-killed-during-flood": (

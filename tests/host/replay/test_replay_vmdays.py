@@ -5,6 +5,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+import pytest
+
 from vmdays.generate import FAMILIES, host_day, profiles
 from xenwarden_channel.signals import SIGNALS
 from xenwarden_host.policy.load import defaults
@@ -41,3 +43,25 @@ def test_profiles_of_ones_own_are_taken_and_attacks_are_where_they_are_said_to_b
     ]
     assert max(quiet) < 2
     assert list(Replay(defaults()).run(day.lines, "day"))
+
+
+@pytest.mark.parametrize("seed", [1, 2])
+def test_vms_that_flood_one_together_are_found_in_days_of_ordinary_life(seed: int) -> None:
+    """Each sends a third of twice to three times what is usual for the one, beside what it does anyway."""
+    day = host_day(seed, profiles(), vms=6, interval_s=60, attacks_per_day=0, together=3)
+    events = list(Replay(defaults()).run(day.lines, "day"))
+    found = {
+        (episode.vm, episode.begin_s)
+        for episode in day.episodes
+        for event in events
+        if event["event"] == "verdict"
+        and (event["vm"], event["verdict"]) == (episode.vm, episode.truth)
+        and episode.begin_s <= event["t"] <= episode.end_s
+    }
+    assert found == {(episode.vm, episode.begin_s) for episode in day.episodes}
+    for event in events:
+        if event["event"] == "verdict" and event["verdict"] != "neither":
+            assert any(
+                episode.vm == event["vm"] and episode.begin_s <= event["t"] <= episode.end_s + 120
+                for episode in day.episodes
+            )

@@ -16,6 +16,7 @@ from xenwarden_host.hsem.detectors.agent_state import AgentStateIs
 from xenwarden_host.hsem.detectors.asks_each import AsksEach
 from xenwarden_host.hsem.detectors.flooded import Flooded
 from xenwarden_host.hsem.detectors.floods import Floods
+from xenwarden_host.hsem.detectors.joins import Joins
 from xenwarden_host.hsem.detectors.many_ports import ManyPorts
 from xenwarden_host.hsem.detectors.overflows import Overflows
 from xenwarden_host.hsem.detectors.packet_size import PacketSize
@@ -23,6 +24,7 @@ from xenwarden_host.hsem.detectors.per import Per
 from xenwarden_host.hsem.detectors.presses import Presses
 from xenwarden_host.hsem.detectors.rises import Rises
 from xenwarden_host.hsem.detectors.share import Share
+from xenwarden_host.hsem.detectors.spread import Spread
 from xenwarden_host.hsem.detectors.starves_neighbours import StarvesNeighbours
 from xenwarden_host.hsem.detectors.surge import Surge
 from xenwarden_host.hsem.detectors.unanswered import Unanswered
@@ -62,6 +64,7 @@ DETECTORS: dict[str, type[Detector]] = {
     "asks-each": AsksEach,
     "flooded": Flooded,
     "floods": Floods,
+    "joins": Joins,
     "many-ports": ManyPorts,
     "overflows": Overflows,
     "packet-size": PacketSize,
@@ -69,6 +72,7 @@ DETECTORS: dict[str, type[Detector]] = {
     "presses": Presses,
     "rises": Rises,
     "share": Share,
+    "spread": Spread,
     "starves-neighbours": StarvesNeighbours,
     "surge": Surge,
     "unanswered": Unanswered,

@@ -30,11 +30,11 @@ class AsksEach:
 
     def check(self, sight: Sight) -> Hit | None:
         """Return the hit where it fires on what is seen now."""
-        report, dests = sight.vm.report, sight.signals.get("tx_dests")
-        if report is None or not dests:
+        dests = sight.signals.get("tx_dests")
+        if not dests:
             return None
         rates = [sight.signals[name] for name in _REQUESTS if name in sight.signals]
-        asked = sum(rates) * report.interval_s
+        asked = sum(rates) * sight.span_s
         if rates and asked < self._at_least * dests:
             return None
         text = f"to {amount(dests)} addresses, {amount(asked)} requests"

@@ -3,7 +3,8 @@
 
 Arguments: `at_least` (0 to 1); `unknown` (false).
 Fires if at least this share of the SYN that the VM sends goes to addresses at which no port stands out, by
-the detail that its agent tells at level 2; without a detail, if `unknown`.
+the detail that its agent tells at level 2; if `unknown`, also without a detail that can be believed: dom0
+itself does not see ports, but how many SYN there are, and whether the agent tells the truth of them.
 """
 
 from __future__ import annotations
@@ -30,13 +31,12 @@ class ManyPorts:
     def check(self, sight: Sight) -> Hit | None:
         """Return the hit where it fires on what is seen now."""
         report, sent = sight.vm.report, sight.signals.get("tx_syn_pps")
-        if report is None or not sent:
+        if not sent:
             return None
-        if not report.destinations and self._unknown:
-            return Hit(sight.evidence("tx_syn_pps", sent, sent, "to which ports, its agent does not say"))
-        scattered = sum(
-            peer.syn_pps for peer in report.destinations if peer.protocol == "tcp" and not peer.port
-        )
+        detail = report.destinations if report is not None and sight.trusted else ()
+        if not detail and self._unknown:
+            return Hit(sight.evidence("tx_syn_pps", sent, sent, "to which ports, no agent says"))
+        scattered = sum(peer.syn_pps for peer in detail if peer.protocol == "tcp" and not peer.port)
         if not scattered or scattered < self._at_least * sent:
             return None
         text = f"{amount(min(scattered, sent))}/s of {amount(sent)}/s go to many ports of an address"
