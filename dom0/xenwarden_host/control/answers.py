@@ -381,7 +381,7 @@ class Answers:
                 state = warden.hsem.state(uuid)
                 lifted = sorted(str(key) for key in warden.engine.held(uuid))
             else:
-                state, lifted = warden.release(uuid, f"operator:{user}")
+                state, lifted = warden.operator.release(uuid, f"operator:{user}")
             out.append({"name": guest.info.name, "uuid": uuid, "state": str(state), "lifted": lifted})
         return out
 
@@ -406,7 +406,7 @@ class Answers:
             raise XenwardenError("xenwardend runs with --dry-run: it changes nothing")
         before = {str(s.key): s.value for s in warden.engine.status(info.uuid)}
         if not dry_run:
-            warden.limit(info.uuid, orders, f"operator:{user}", for_s)
+            warden.operator.limit(info.uuid, orders, f"operator:{user}", for_s)
         return {
             "name": info.name,
             "uuid": info.uuid,
@@ -428,7 +428,7 @@ class Answers:
         if not request.get("dry_run"):
             if warden.dry_run:
                 raise XenwardenError("xenwardend runs with --dry-run: it changes nothing")
-            warden.order_level(info.uuid, Level(level), f"operator:{user}")
+            warden.operator.level(info.uuid, Level(level), f"operator:{user}")
         return {"name": info.name, "uuid": info.uuid, "was": int(was), "ordered": level}
 
     def _to_release(self) -> list[Guest]:
@@ -449,9 +449,9 @@ class Answers:
             raise XenwardenError(
                 f"{name} is {warden.hsem.state(uuid)} or has limits", hint=f"xenwarden release {name}"
             )
-        known = warden.known_of(uuid)
+        known = warden.operator.known_of(uuid)
         if not request.get("dry_run"):
-            warden.forget(uuid, name or uuid, f"operator:{user}")
+            warden.operator.forget(uuid, name or uuid, f"operator:{user}")
         return {"uuid": uuid, "name": name, "forgotten": known}
 
     def _kill_switch(self, request: Mapping[str, Any], user: str) -> dict[str, Any]:
@@ -481,7 +481,7 @@ class Answers:
     def _known(self, request: Mapping[str, Any]) -> tuple[str, str | None]:
         """Return UUID and name of the VM that `vm` names; one that is gone is named by UUID."""
         wanted = str(request.get("vm")).lower()
-        if wanted not in self._warden.tracker.vms() and self._warden.known_of(wanted):
+        if wanted not in self._warden.tracker.vms() and self._warden.operator.known_of(wanted):
             return wanted, None
         guest = self._guest(request)
         return guest.info.uuid, guest.info.name

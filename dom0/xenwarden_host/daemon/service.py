@@ -137,7 +137,7 @@ class Service:
             text = f"xenwardend stopped; limits kept: {kept or 'none'}"
             warden.audit.record("daemon-stop", who=audit.DAEMON, text=text)
             self._alerts.finish(_LAST_ALERTS_S)
-        warden.save_all()
+        warden.save(all_of_it=True)
         warden.tracing.close()
         self.abandon()
 

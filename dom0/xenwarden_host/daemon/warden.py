@@ -5,20 +5,21 @@ from __future__ import annotations
 
 import logging
 from collections import Counter
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from xenwarden_channel import paths, signals
 from xenwarden_host import audit
-from xenwarden_host.daemon import views, words
+from xenwarden_host.daemon import views
 from xenwarden_host.daemon.apply import Applier
 from xenwarden_host.daemon.balance import BalanceDesk
 from xenwarden_host.daemon.desk import Tools
 from xenwarden_host.daemon.grantdesk import GrantDesk
+from xenwarden_host.daemon.keeper import Keeper
 from xenwarden_host.daemon.ledger import Ledger
+from xenwarden_host.daemon.operator import Operator
 from xenwarden_host.daemon.orders import Orders
 from xenwarden_host.daemon.samples import Samples
 from xenwarden_host.daemon.storeuse import StoreUse
-from xenwarden_host.database import DatabaseError
 from xenwarden_host.errors import LimitError, XenwardenError
 from xenwarden_host.hrem.overflow import Overflows
 from xenwarden_host.hrem.sprawl import Idle
@@ -42,15 +43,13 @@ if TYPE_CHECKING:
     from xenwarden_host.limits.journal import Journal
     from xenwarden_host.policy.model import Policy
     from xenwarden_host.protocols import Clock, Hypervisor, Store, VifControl
-    from xenwarden_host.records import DomainInfo, LimitKey, VmView
+    from xenwarden_host.records import DomainInfo, VmView
 
 log = logging.getLogger("xenwarden")
 
 _BRIEF = tuple(signals.names(signals.VSEM, signals.VREM))  # what an agent can compare with
 _HISTORY_EVERY_S = 60.0  # a guest's brief history changes slowly
 _HISTORY_SPREAD_S = 30
-_SAVE_EVERY_S = 60.0
-_SAVE_HOURS_EVERY_S = 3600.0  # several kB of each VM, which change slowly
 _COMPLAIN_EVERY_S = 60.0
 _THROTTLED_S = 60.0  # writes that a held transaction slows down still come more often than this
 _SETTLE_S = 10.0  # after domains came or went, limits of new ones are looked after between ticks too
@@ -119,12 +118,14 @@ class Warden:
         self._domains: list[DomainInfo] = []
         self._last_tick_s = self.started_s
         self._settle_until_s = self.started_s
-        self._next_save_s = 0.0
-        self._next_hours_s = self.started_s + _SAVE_HOURS_EVERY_S
+        self._keeper = Keeper(
+            database, clock, tracker=tracker, history=history, hsem=hsem, ledger=self.ledger, idle=self.idle
+        )
         self._next_complaint_s: dict[str, float] = {}
         self.publish_recording: Callable[[list[str]], bool] = lambda _lines: False
         self.take_policy_nodes: Callable[[dict[str, bytes]], None] = lambda _nodes: None
         self._recorder: Recorder | None = None
+        self.operator = Operator(self)
         self.set_policy(policy)
 
     def set_policy(self, policy: Policy) -> None:
@@ -173,7 +174,7 @@ class Warden:
             self._list()
             self._doubt_disks()
             if self.engine.unsettled(self._domains):
-                self._reconcile(self.tracker.vms())
+                self.reconcile(self.tracker.vms())
 
         self._guard("limits", look)
 
@@ -194,7 +195,7 @@ class Warden:
             name = vms[uuid].info.name if uuid in vms else ""
             if self.policy.vm(uuid, name).fail_safe is FailSafe.RELEASE:
                 self.engine.lift_all(uuid)
-        self._reconcile(vms)
+        self.reconcile(vms)
         self.desk.take_back(
             vms,
             [
@@ -204,10 +205,15 @@ class Warden:
             ],
         )
 
-    def save_all(self) -> None:
-        """Keep what is kept seldom, too: the daemon ends, or something was dropped of it."""
-        self._next_hours_s = float("-inf")
-        self.save()
+    def restore(self) -> None:
+        """Take over what an earlier daemon kept, and end what it left."""
+        self._guard("trace", self.tracing.stop_left)
+        self._keeper.restore()
+
+    def save(self, *, all_of_it: bool = False) -> None:
+        """Keep what a restart needs, `all_of_it` or what is due; a failure is told and survived."""
+        if not self.dry_run:
+            self._guard("database", lambda: self._keeper.save(all_of_it=all_of_it))
 
     def close(self) -> None:
         """Close the database, the journals and what HREM reads."""
@@ -238,10 +244,10 @@ class Warden:
         self._guard("hsem", lambda: self._decide(now_s, vms))
         if not self.dry_run:
             self._guard("grants", lambda: self._grant(vms))
-            self._guard("limits", lambda: self._reconcile(vms))
+            self._guard("limits", lambda: self.reconcile(vms))
         self._guard("channel", lambda: self._tell_guests(now_s))
         self._guard("samples", lambda: self._note_samples(vms))
-        if now_s >= self._next_save_s:
+        if self._keeper.due():
             self._guard("limits", lambda: self._lift_forgotten(vms))
             self.save()
 
@@ -354,9 +360,9 @@ class Warden:
         self.applier.begin(here)
         self.applier.apply(actions, vms)
         self.applier.finish(here)
-        if actions:
+        if actions and not self.dry_run:
             # Before the host is changed: what was decided must not be forgotten by a crash.
-            self._guard("database", self._save_decisions)
+            self._guard("database", self._keeper.save_decisions)
 
     def _record(self, snapshot: Snapshot) -> None:
         if self._recorder is not None and not self.publish_recording(self._recorder.tick(snapshot)):
@@ -379,6 +385,11 @@ class Warden:
         )
         self.audit.record("recording", who=who, text=f"recording begun by {who.partition(':')[2]}")
         return self._recorder.header()
+
+    def note_order(self, line: Callable[[Recorder], str]) -> None:
+        """Have an operator's order in the recording, while there is one."""
+        if self._recorder is not None:
+            self.publish_recording([line(self._recorder)])
 
     def _snapshot(self, now_s: float, vms: dict[str, Guest]) -> Snapshot:
         return views.build(
@@ -426,7 +437,8 @@ class Warden:
             load_pct=answer.load_pct,
         )
 
-    def _reconcile(self, vms: dict[str, Guest]) -> None:
+    def reconcile(self, vms: dict[str, Guest]) -> None:
+        """Bring what stands on the host to what is wanted now."""
         if self.applier.killed:
             self.engine.lift_all(None)
         for uuid, guest in vms.items():
@@ -476,172 +488,6 @@ class Warden:
         if order is not None:
             dom0.down.want(paths.DOWN_LOOK, order)
             dom0.down.again(paths.DOWN_LOOK)
-
-    # --- state that outlives the daemon ------------------------------------------------------------
-
-    def save(self) -> None:
-        """Keep what a restart needs. A database that cannot be written is told and survived."""
-        self._next_save_s = self.clock.monotonic() + _SAVE_EVERY_S
-        if self.dry_run:
-            return
-        self._guard("database", self._save)
-
-    def _save(self) -> None:
-        unix_s = self.clock.unix()
-        self._save_decisions()
-        known = self.tracker.dump()
-        self.history.expire(self.tracker.vms(), self.clock.monotonic())
-        for uuid in self.history.uuids():
-            if uuid not in known:  # of the VMs that are gone, only the latest are kept
-                self.history.forget(uuid)
-        histories = {vm: self.history.dump(vm, hours=False) for vm in self.history.uuids()}
-        self.database.save("history", histories, unix_s)
-        if (now_s := self.clock.monotonic()) >= self._next_hours_s:
-            self._next_hours_s = now_s + _SAVE_HOURS_EVERY_S
-            self.database.save("hours", {vm: self.history.dump_hours(vm) for vm in histories}, unix_s)
-        self.database.save("known", known, unix_s)
-        self.database.save("idle", self.idle.dump(), unix_s)
-
-    def _save_decisions(self) -> None:
-        if not self.dry_run:
-            unix_s = self.clock.unix()
-            self.database.save("hsem", self.hsem.dump(), unix_s)
-            self.database.save("ledger", self.ledger.dump(), unix_s)
-
-    def restore(self) -> None:
-        """Take over what an earlier daemon kept; a part that cannot be read begins anew, and is told."""
-        self._guard("trace", self.tracing.stop_left)
-        parts: tuple[tuple[str, Callable[[Any], None]], ...] = (
-            ("history", self._restore_history),
-            ("hours", self._restore_hours),
-            ("hsem", self.hsem.restore),
-            ("ledger", self.ledger.restore),
-            ("known", self.tracker.restore),
-            ("idle", self.idle.restore),
-        )
-        for key, take in parts:
-            try:
-                kept = self.database.load(key)
-                if kept is not None:
-                    take(kept)
-            except (DatabaseError, ValueError, KeyError, TypeError, AttributeError):
-                self.database.notices.append(f"what was kept of {key} could not be read: it begins anew")
-                log.exception("event=restore-failed part=%s", key)
-
-    def _restore_history(self, kept: Mapping[str, Any]) -> None:
-        for uuid, data in kept.items():
-            self.history.restore(uuid, data, self.clock.monotonic())
-
-    def _restore_hours(self, kept: Mapping[str, Any]) -> None:
-        for uuid in kept.keys() & self.history.uuids():
-            self.history.restore_hours(uuid, kept[uuid])
-
-    # --- orders of an operator ---------------------------------------------------------------------
-
-    def release(self, uuid: str, who: str) -> tuple[VmState, list[str]]:
-        """Lift all limits of a VM now and have HSEM begin with it anew; return its state and what it had."""
-        state = self.hsem.state(uuid)
-        held = sorted(str(key) for key in self.engine.held(uuid))
-        vms = self.tracker.vms()
-        name = vms[uuid].info.name if uuid in vms else uuid
-        user = who.partition(":")[2]
-        self.audit.record(
-            "release",
-            who=who,
-            text=f"{name} released by {user}: was {state}, limits: {', '.join(held) or 'none'}",
-            uuid=uuid,
-            name=name,
-            level=logging.WARNING,
-            state=str(state),
-            lifted=held,
-        )
-        self.applier.forget(uuid)
-        if self._recorder is not None:
-            self.publish_recording([self._recorder.release(uuid, who, self.clock.monotonic())])
-        self.applier.apply(self.hsem.release(uuid, who), vms)
-        self.engine.lift_all(uuid)
-        self._reconcile(vms)
-        self.save()
-        return state, held
-
-    def order_level(self, uuid: str, level: Level, who: str) -> None:
-        """Have a VM's agent work at no lower level from now on, and say so."""
-        vms = self.tracker.vms()
-        name = vms[uuid].info.name
-        self.audit.record(
-            "level-ordered",
-            who=who,
-            text=f"{name}: level {int(level)} ordered by {who.partition(':')[2]}",
-            uuid=uuid,
-            name=name,
-            to=int(level),
-        )
-        if self._recorder is not None:
-            self.publish_recording([self._recorder.order_level(uuid, level, who, self.clock.monotonic())])
-        self.applier.apply(self.hsem.order_level(uuid, level, who), vms)
-        self.save()
-
-    def limit(self, uuid: str, orders: Mapping[LimitKey, int], who: str, for_s: float | None) -> None:
-        """Set an operator's limits on a VM now, 0 takes the operators' own one of that key back.
-
-        Args:
-            uuid: of a VM that runs.
-            orders: value by key, in the unit of the kind.
-            who: `operator:NAME`.
-            for_s: when they lapse by themselves, in seconds from now.
-
-        Raises:
-            LimitError: a value is none.
-        """
-        vms = self.tracker.vms()
-        name = vms[uuid].info.name
-        user = who.partition(":")[2]
-        until = None if for_s is None else self.clock.unix() + for_s
-        told = []
-        for key, value in orders.items():
-            if value:
-                self.engine.want(uuid, key, value, who, f"ordered by {user}", until)
-            else:
-                self.engine.lift(uuid, key, who)
-            told.append(f"{key} {words.amount(key, value) if value else 'none'}")
-        self.audit.record(
-            "limit-ordered",
-            who=who,
-            text=f"{user} ordered for {name}: {', '.join(told)}",
-            uuid=uuid,
-            name=name,
-            level=logging.WARNING,
-            orders={str(key): value for key, value in orders.items()},
-            until_unix_s=until,
-        )
-        self._reconcile(vms)
-
-    def known_of(self, uuid: str) -> list[str]:
-        """Return what `forget` would drop: history, verdict, state."""
-        parts = {
-            "history": uuid in self.history.uuids(),
-            "verdict": uuid in self.ledger.dump(),
-            "state": uuid in self.hsem.dump(),
-        }
-        return [name for name, there in parts.items() if there]
-
-    def forget(self, uuid: str, name: str, who: str) -> None:
-        """Drop what is known of a VM that is NORMAL or gone; the audit log stays, and says who did it."""
-        self.audit.record(
-            "forget",
-            who=who,
-            text=f"what is known of {name} was forgotten by {who.partition(':')[2]}",
-            uuid=uuid,
-            name=name,
-            level=logging.WARNING,
-        )
-        self.applier.forget(uuid)
-        self.engine.lift_all(uuid)
-        self.history.forget(uuid)
-        self.ledger.forget(uuid)
-        self.hsem.forget(uuid)
-        self.tracker.forget(uuid)
-        self.save_all()
 
     def agent_state(self, guest: Guest) -> AgentState:
         """Return how dom0 stands with a guest's agent now."""

@@ -33,7 +33,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
 
-    from xenwarden_host.policy.model import Policy
+    from xenwarden_host.policy.model import HistoryPolicy, Policy
 
 VERSION = 1
 QUANTILE = 0.95
@@ -140,15 +140,18 @@ class History:
 
     def set_policy(self, policy: Policy) -> None:
         """Take a new policy: priors, floors and ceilings follow it, what was learnt stays."""
-        kept = {uuid: self.dump(uuid) for uuid in self._vms}
-        frozen = {uuid for uuid, vm in self._vms.items() if vm.frozen}
-        used = {uuid: vm.used_s for uuid, vm in self._vms.items()}
-        self._policy = policy.history
         names = next(iter(policy.profiles.values()))
-        self._priors = {
+        priors = {
             profile: {name: float(upper[name]) for name in names}
             for profile, upper in policy.profiles.items()
         }
+        if self._vms and (policy.history, priors) == (self._policy, self._priors):
+            return  # another part of the policy changed: there is nothing to do for each VM
+        kept = {uuid: self.dump(uuid) for uuid in self._vms}
+        frozen = {uuid for uuid, vm in self._vms.items() if vm.frozen}
+        used = {uuid: vm.used_s for uuid, vm in self._vms.items()}
+        self._policy: HistoryPolicy = policy.history
+        self._priors: dict[str, dict[str, float]] = priors
         self._default = "unknown"
         self._vms = {}
         for uuid, data in kept.items():
