@@ -280,13 +280,14 @@ class Bench:
             time.sleep(3)
             for name, packets in (("agent.cpu_idle", 0), ("agent.cpu_few_packets", 20)):
                 before = [cpu_s(pid) for pid in (agent, collectd, exporter)]
-                until = time.monotonic() + REST_S
-                while time.monotonic() < until:
+                begun = time.monotonic()
+                for turn in range(1, int(REST_S / INTERVAL_S) + 1):
                     with urllib.request.urlopen(f"http://127.0.0.1:{EXPORTER_PORT}/metrics") as page:
                         page.read()
                     if packets:
                         self.namespace.run(PYTHON, "-c", SEND, str(packets))
-                    time.sleep(INTERVAL_S)
+                    # The exporter's interval is the agent's, however long the rest takes.
+                    time.sleep(max(0.0, begun + turn * INTERVAL_S - time.monotonic()))
                 after = [cpu_s(pid) for pid in (agent, collectd, exporter)]
                 own, other, third = [
                     (now - was) * 60 / REST_S for now, was in zip(after, before, strict=True)

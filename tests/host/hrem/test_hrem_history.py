@@ -166,6 +166,23 @@ def test_hours_survive_a_dump_and_another_policy() -> None:
     assert upper(again) == pytest.approx(LEARN.margin * 1.4 * PRIOR, rel=0.1)
 
 
+def test_an_hour_goes_on_where_a_dump_left_it() -> None:
+    history = History(POLICY)
+    days(history, 5, lambda hour: 3 * PRIOR if hour == 2 else 0.6 * PRIOR)
+    history.set_time(2 * 3600.0)
+    teach(history, [5 * PRIOR] * 100)  # in the middle of it
+    again = History(POLICY)
+    again.set_time(2 * 3600.0)
+    again.restore("a", json.loads(json.dumps(history.dump("a"))))
+    for each in (history, again):
+        teach(each, [5 * PRIOR] * 100)
+    assert upper(again) == pytest.approx(upper(history), rel=1e-5)
+    assert again.hours("a", "tx_syn_pps") == pytest.approx(history.hours("a", "tx_syn_pps"), rel=1e-5)
+    for each in (history, again):
+        each.set_time(3 * 3600.0)
+    assert upper(again) == pytest.approx(upper(history), rel=1e-5)
+
+
 @pytest.mark.parametrize("change", [{"p95": "?"}, {"seen_s": ""}, {"signals": []}, {"priors": []}])
 def test_hours_that_are_none_are_refused(change: dict[str, object]) -> None:
     history = History(POLICY)
