@@ -297,6 +297,18 @@ def test_table_fits_a_terminal_and_is_whole_elsewhere(monkeypatch: pytest.Monkey
     assert output.table(header, rows) == whole
 
 
+def test_last_column_stands_below_where_it_has_too_little_room(monkeypatch: pytest.MonkeyPatch) -> None:
+    header = ("Name", "Limit", "Decided", "Set", "Read back", "Before", "State", "Owner", "Until", "Why")
+    row = ("mallory", "vif-pps/syn", 10, "0=10", "0=10", "none", "set", "hsem", "-", WHY)
+    monkeypatch.setattr(output, "_terminal_columns", lambda: 80)
+    first, second, third, *why = output.table(header, [row]).splitlines()
+    assert first.split()[-1] == "Until"
+    assert second == "    Why"
+    assert third.split()[:2] == ["mallory", "vif-pps/syn"]
+    assert " ".join(why).split() == WHY.split()
+    assert max(map(len, (first, third, *why))) <= 80
+
+
 def test_wide_letters_and_marks_keep_the_columns_straight() -> None:
     lines = output.table(("Name", "ID"), [("日本語", 1), ("e\u0301te\u0301", 2), ("abcdef", 3)]).splitlines()
     assert lines == ["Name    ID", "日本語   1", "e\u0301te\u0301      2", "abcdef   3"]
