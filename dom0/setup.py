@@ -13,3 +13,4 @@ setup(
     cffi_modules=["xenwarden_host/libxl/_build.py:ffibuilder"],
     options={"bdist_wheel": {"py_limited_api": "cp311"}},
 )
+# x
