@@ -13,4 +13,3 @@ setup(
     cffi_modules=["xenwarden_host/libxl/_build.py:ffibuilder"],
     options={"bdist_wheel": {"py_limited_api": "cp311"}},
 )
-# x
