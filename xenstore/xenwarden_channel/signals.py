@@ -50,6 +50,21 @@ SIGNALS: dict[str, tuple[str, str, str]] = {
     "tcp_fail_ps": (VSEM, "1/s", "TCP connections that the VM tried to open and that failed"),
     "tcp_retrans_ps": (VSEM, "1/s", "TCP segments sent again"),
     "udp_error_ps": (VSEM, "1/s", "UDP receive and send errors, and ICMP errors received"),
+    # VSEM, connections that stay open: who opened them, estimated at level 1 and counted at level 2
+    "tcp_held": (VSEM, "count", "TCP connections open that the VM opened"),
+    "tcp_taken": (VSEM, "count", "TCP connections open that others opened to the VM"),
+    "tcp_drop_ps": (VSEM, "1/s", "TCP connections to the VM that found the queue of its service full"),
+    # VSEM, at level 2
+    "tcp_stalling": (
+        VSEM,
+        "count",
+        "TCP connections that the VM opened and holds up: it sends bit by bit or does not read",
+    ),
+    "tcp_stalled": (
+        VSEM,
+        "count",
+        "TCP connections to the VM that the other end holds up: it sends bit by bit or does not read",
+    ),
     # VSEM, requests to the hypervisor
     "hv_event_ps": (VSEM, "1/s", "event-channel interrupts taken"),
     "hv_blk_rps": (VSEM, "1/s", "requests to the block backend"),
