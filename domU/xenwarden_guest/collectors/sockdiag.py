@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from _socket import AF_INET, AF_INET6, AF_NETLINK, SO_RCVTIMEO, SOCK_CLOEXEC, SOCK_RAW, SOL_SOCKET
 from _socket import socket as Socket  # noqa: N812  the class; the `socket` module around it costs 1 MB
-from _struct import Struct, error
+from _struct import Struct
 from sys import byteorder
 
 from xenwarden_guest.collectors import Unparsable
@@ -59,7 +59,7 @@ class Connection:
 
 
 def read(most: int) -> tuple[list[Connection], bool]:
-    """Return listening and connected TCP sockets, at most `most` of each IP version, and whether these are all.
+    """Return TCP sockets, listening or connected, and whether they are all: about `most` of each IP version.
 
     Raises:
         OSError: the kernel has no such thing, or refuses.
@@ -69,7 +69,8 @@ def read(most: int) -> tuple[list[Connection], bool]:
     whole = True
     for family in (AF_INET, AF_INET6):
         # A socket for each: to close it ends an answer of which there is more.
-        with Socket(AF_NETLINK, SOCK_RAW | SOCK_CLOEXEC, _NETLINK_SOCK_DIAG) as sock:
+        sock = Socket(AF_NETLINK, SOCK_RAW | SOCK_CLOEXEC, _NETLINK_SOCK_DIAG)
+        try:
             sock.setsockopt(SOL_SOCKET, SO_RCVTIMEO, _PATIENCE)
             states = 1 << _LISTEN | 1 << _ESTABLISHED
             ask = (_ASK.size, _BY_FAMILY, _REQUEST_DUMP, 1, 0, family, _TCP, 1 << _INFO - 1, states)
@@ -77,7 +78,9 @@ def read(most: int) -> tuple[list[Connection], bool]:
             done, until = False, len(found) + most
             while not done and len(found) < until:
                 done = parse(sock.recv(_CHUNK), found)
-            whole = whole and done
+        finally:
+            sock.close()
+        whole = whole and done
     return found, whole
 
 
@@ -89,33 +92,40 @@ def parse(answer: bytes, into: list[Connection]) -> bool:
         Unparsable: it is no such answer.
     """
     at = 0
-    try:
-        while at < len(answer):
-            size, kind = _HEADER.unpack_from(answer, at)
-            if kind == _ERROR:
-                raise OSError(-int.from_bytes(answer[at + 16 : at + 20], byteorder, signed=True), "refused")
-            if kind == _DONE:
-                return True
-            if kind != _BY_FAMILY or size < _HEADER.size:
-                raise Unparsable("another message")
-            into.append(_connection(answer, at + _HEADER.size, min(at + size, len(answer))))
-            at += size + 3 & ~3
-    except error:
-        raise Unparsable("cut") from None
+    while at < len(answer):
+        if at + _HEADER.size > len(answer):
+            raise Unparsable("cut")
+        size, kind = _HEADER.unpack_from(answer, at)
+        end = at + size
+        at += _HEADER.size
+        if kind == _DONE:
+            return True
+        if not at <= end <= len(answer):
+            raise Unparsable("cut")
+        if kind == _ERROR:
+            raise OSError(-int.from_bytes(answer[at : at + 4], byteorder, signed=True), "refused")
+        if kind != _BY_FAMILY:
+            raise Unparsable("another message")
+        into.append(_connection(answer, at, end))
+        at = end + 3 & ~3
     return False
 
 
 def _connection(answer: bytes, at: int, end: int) -> Connection:
+    if at + _SOCKET.size > end:
+        raise Unparsable("cut")
     state, port, source, dest, unread, unsent = _SOCKET.unpack_from(answer, at)
     found = Connection(state, port, inside=source == dest, unread=unread, unsent=unsent)
     if found.listening:
         return found
     at += _SOCKET.size
-    while at < end:
+    while at + _ATTRIBUTE.size <= end:
         size, kind = _ATTRIBUTE.unpack_from(answer, at)
+        if not _ATTRIBUTE.size <= size <= end - at:
+            break
         if kind == _INFO:
             if size < _ATTRIBUTE.size + _INFO_FIELDS.size:  # a kernel before 4.6
-                raise Unparsable("struct tcp_info is short")
+                break
             (
                 found.since_sent_ms,
                 found.since_received_ms,
@@ -127,7 +137,5 @@ def _connection(answer: bytes, at: int, end: int) -> Connection:
             ) = _INFO_FIELDS.unpack_from(answer, at + _ATTRIBUTE.size)
             found.sent_segments = max(0, sent - again)
             return found
-        if size < _ATTRIBUTE.size:
-            break
         at += size + 3 & ~3
     raise Unparsable("no struct tcp_info")
