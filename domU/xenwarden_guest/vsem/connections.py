@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
     from xenwarden_guest.collectors.sockdiag import Connection
 
-MOST = 256  # sockets that are looked at, of each IP version: a millisecond; the kernel tells them in any order
+MOST = 256  # sockets that are looked at, of each IP version: a millisecond. Of more, the share counts
 # Nothing came back for so long since, or was taken; servers wait for a request for 20 to 60 s.
 _SLOW_MS = 5000
 _BITS = 2  # segments of which the first alone may be a whole request,
