@@ -55,16 +55,8 @@ SIGNALS: dict[str, tuple[str, str, str]] = {
     "tcp_taken": (VSEM, "count", "TCP connections open that others opened to the VM"),
     "tcp_drop_ps": (VSEM, "1/s", "TCP connections to the VM that found the queue of its service full"),
     # VSEM, at level 2
-    "tcp_stalling": (
-        VSEM,
-        "count",
-        "TCP connections that the VM opened and holds up: it sends bit by bit or does not read",
-    ),
-    "tcp_stalled": (
-        VSEM,
-        "count",
-        "TCP connections to the VM that the other end holds up: it sends bit by bit or does not read",
-    ),
+    "tcp_stalling": (VSEM, "count", "TCP connections that the VM opened and holds up, bit by bit or unread"),
+    "tcp_stalled": (VSEM, "count", "TCP connections to the VM that others hold up, bit by bit or unread"),
     # VSEM, requests to the hypervisor
     "hv_event_ps": (VSEM, "1/s", "event-channel interrupts taken"),
     "hv_blk_rps": (VSEM, "1/s", "requests to the block backend"),
