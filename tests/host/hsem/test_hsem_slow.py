@@ -128,7 +128,7 @@ def crowd(t: float) -> dict[str, float]:
     rate = 180.0 if t > BEGIN_S else 5.0
     return {
         "tcp_taken": rate * 20,
-        "tcp_stalled": rate / 10,
+        "tcp_stalled": rate,
         "rx_syn_pps": rate,
         "tx_synack_pps": rate,
         "tcp_drop_ps": 30.0 if t > BEGIN_S else 0.0,
