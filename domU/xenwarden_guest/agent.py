@@ -94,7 +94,8 @@ class Sensor:
         self.network.look(0.0)
         self.network.finish(0.0)
         gather(COLLECTORS, roots, self._before)
-        self._held.follow({}, self._before, 0.0)
+        if self._held.follow({}, self._before, 0.0):
+            self._look(self._before["tcp_established"], [])
 
     def peek(self, now_s: float, packets: float) -> bool:
         """Look at the network only, where these packets or more passed; return whether there was a look."""
@@ -124,19 +125,22 @@ class Sensor:
 
     def _connections(self, established: int, missing: list[str]) -> dict[str, float]:
         """Return the signals of open connections; at level 2 they are looked at one by one."""
-        looked, scale = None, 1.0
+        found = {}
         if self.network.level == 2:
-            try:
-                # They are there for somebody to ask about: mostly there are none.
-                sockets, whole = sockdiag.read(connections.MOST) if established else ([], True)
-            except (OSError, ValueError):
-                missing.append("sockdiag")
-            else:
-                looked = connections.Looked(sockets)
-                self._held.split(looked.opened, looked.taken, established)
-                seen = looked.opened + looked.taken
-                scale = established / seen if seen and not whole else 1.0
-        return connections.signals(self._held, looked, scale)
+            found = self._look(established, missing)
+        return {"tcp_held": self._held.opened, "tcp_taken": self._held.taken, **found}
+
+    def _look(self, established: int, missing: list[str]) -> dict[str, float]:
+        """Look at each connection; return the signals of those that one end holds up."""
+        try:
+            sockets, whole = sockdiag.read(connections.MOST) if established else ([], True)
+        except (OSError, ValueError):
+            missing.append("sockdiag")
+            return {}
+        looked = connections.Looked(sockets)
+        self._held.split(looked.opened, looked.taken, established)
+        seen = looked.opened + looked.taken
+        return looked.signals(1.0 if whole or not seen else established / seen)
 
 
 class Agent:

@@ -15,7 +15,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from xenwarden_guest.collectors import Unparsable, sockdiag
-from xenwarden_guest.vsem import connections
 from xenwarden_guest.vsem.connections import Held, Looked
 
 if TYPE_CHECKING:
@@ -116,8 +115,12 @@ def test_connections_of_a_vm_to_itself_harm_nobody() -> None:
 def test_a_proxy_is_not_blamed_for_what_it_hands_on() -> None:
     served = [made(HTTP, LISTEN), *(other_end(sends_bits()) for _ in range(200))]
     looked = Looked([*served, *(sends_bits() for _ in range(200))])
-    found = connections.signals(Held(), looked, 1.0)
-    assert (found["tcp_stalling"], found["tcp_stalled"]) == (0, 200)
+    assert looked.signals(1.0) == {"tcp_stalling": 0, "tcp_stalled": 200}
+
+
+def test_of_too_many_the_share_counts() -> None:
+    looked = Looked([sends_bits(), made(), made()])
+    assert looked.signals(1000 / 3)["tcp_stalling"] == pytest.approx(333, abs=1)
 
 
 class Kernel:

@@ -93,6 +93,12 @@ class Looked:
             else:
                 self.stalling += is_stalling(socket)
 
+    def signals(self, scale: float) -> dict[str, float]:
+        """Return the signals; `scale`: so many times more are open than were looked at."""
+        # Who hands on what others do to it, as a proxy does, is no origin of that.
+        stalling = max(0, self.stalling - self.stalled)
+        return {"tcp_stalling": stalling * scale, "tcp_stalled": self.stalled * scale}
+
 
 def is_stalling(own: Connection) -> bool:
     """Tell whether the VM holds a connection up that it opened."""
@@ -116,13 +122,3 @@ def is_stalled(taken: Connection) -> bool:
 
 def _in_bits(segments: int, size: int, back: int) -> bool:
     return segments >= max(_BITS, _BITS_EACH * back) and size < _SMALL_BYTES * segments
-
-
-def signals(held: Held, looked: Looked | None, scale: float) -> dict[str, float]:
-    """Return the signals; `scale`: so many times more are open than were looked at."""
-    found = {"tcp_held": held.opened, "tcp_taken": held.taken}
-    if looked is not None:
-        # Who hands on what others do to it, as a proxy does, is no origin of that.
-        found["tcp_stalling"] = max(0, looked.stalling - looked.stalled) * scale
-        found["tcp_stalled"] = looked.stalled * scale
-    return found
