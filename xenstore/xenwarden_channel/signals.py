@@ -51,12 +51,12 @@ SIGNALS: dict[str, tuple[str, str, str]] = {
     "tcp_retrans_ps": (VSEM, "1/s", "TCP segments sent again"),
     "udp_error_ps": (VSEM, "1/s", "UDP receive and send errors, and ICMP errors received"),
     # VSEM, connections that stay open: who opened them, estimated at level 1 and counted at level 2
-    "tcp_held": (VSEM, "count", "TCP connections open that the VM opened"),
-    "tcp_taken": (VSEM, "count", "TCP connections open that others opened to the VM"),
+    "tcp_held": (VSEM, "count", "open TCP connections that the VM opened"),
+    "tcp_taken": (VSEM, "count", "open TCP connections that others opened"),
     "tcp_drop_ps": (VSEM, "1/s", "TCP connections to the VM that found the queue of its service full"),
     # VSEM, at level 2
-    "tcp_stalling": (VSEM, "count", "TCP connections that the VM opened and holds up, bit by bit or unread"),
-    "tcp_stalled": (VSEM, "count", "TCP connections to the VM that others hold up, bit by bit or unread"),
+    "tcp_stalling": (VSEM, "count", "connections that the VM holds up, bit by bit or unread"),
+    "tcp_stalled": (VSEM, "count", "connections that others hold up, bit by bit or unread"),
     # VSEM, requests to the hypervisor
     "hv_event_ps": (VSEM, "1/s", "event-channel interrupts taken"),
     "hv_blk_rps": (VSEM, "1/s", "requests to the block backend"),
