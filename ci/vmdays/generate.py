@@ -66,6 +66,33 @@ FAMILIES: dict[str, tuple[str, str, dict[str, float]]] = {
         "tcp_fail_ps",
         {"tx_syn_pps": 1, "tx_pps": 3, "tx_bps": 2000, "tcp_open_ps": 1, "rx_pps": 3, "rx_bps": 1500},
     ),
+    # A server gives each connection up after a minute, and another one is opened.
+    "slow-http": (
+        "attacker",
+        "tcp_held",
+        {
+            "tcp_stalling": 1,
+            "tcp_open_ps": 1 / 60,
+            "tx_syn_pps": 1 / 60,
+            "tx_pps": 0.2,
+            "tx_bps": 140,
+            "rx_pps": 0.2,
+            "rx_bps": 110,
+        },
+    ),
+    "in-slow-http": (
+        "victim",
+        "tcp_taken",
+        {
+            "tcp_stalled": 1,
+            "rx_syn_pps": 1 / 60,
+            "tx_synack_pps": 1 / 60,
+            "rx_pps": 0.2,
+            "rx_bps": 140,
+            "tx_pps": 0.2,
+            "tx_bps": 110,
+        },
+    ),
     "in-syn-flood": (
         "victim",
         "rx_syn_pps",
@@ -174,7 +201,7 @@ class _Vm:
                 size = adds * math.exp(dice.gauss(0, 0.1))
                 out[key] += size
                 for name, each in also.items():
-                    out[name] += size * each
+                    out[name] = out.get(name, 0.0) + size * each
                 aim = _aim(episode, size, also)
                 aims.append(aim)
                 if aim.addresses > 1 and key != "tx_dests":
@@ -199,6 +226,8 @@ def _aim(episode: Episode, size: float, also: Mapping[str, float]) -> Aim:
             return Aim(pps, 0, _TARGET, protocol="udp", port=53)
         case "icmp-flood":
             return Aim(pps, 0, _TARGET, protocol="icmp")
+        case "slow-http":
+            return Aim(pps, size * also["tx_syn_pps"], _TARGET, port=80)
         case "scan":
             return Aim(pps, size * also["tx_syn_pps"], _TARGET, 1 << 20, port=22)
         case "failed-connections" if int(episode.begin_s) % 3 == 0:  # one port of a network's hosts

@@ -88,11 +88,12 @@ class LimitKind(StrEnum):
 
 
 class PacketClass(StrEnum):
-    """Class of packets that a `vif-pps` limit acts on: requests only, never answers."""
+    """Class of packets that a `vif-pps` limit acts on: what a client sends, never answers."""
 
     SYN = "syn"  # TCP SYN without ACK
     UDP = "udp"
     ICMP = "icmp"  # echo requests, ICMPv6 likewise
+    TCP = "tcp"  # all of it, to ports below those that clients have: what keeps connections to services open
 
 
 @dataclass(frozen=True, slots=True, order=True)

@@ -50,6 +50,13 @@ SIGNALS: dict[str, tuple[str, str, str]] = {
     "tcp_fail_ps": (VSEM, "1/s", "TCP connections that the VM tried to open and that failed"),
     "tcp_retrans_ps": (VSEM, "1/s", "TCP segments sent again"),
     "udp_error_ps": (VSEM, "1/s", "UDP receive and send errors, and ICMP errors received"),
+    # VSEM, connections that stay open: who opened them, estimated at level 1 and counted at level 2
+    "tcp_held": (VSEM, "count", "open TCP connections that the VM opened"),
+    "tcp_taken": (VSEM, "count", "open TCP connections that others opened"),
+    "tcp_drop_ps": (VSEM, "1/s", "TCP connections to the VM that found the queue of its service full"),
+    # VSEM, at level 2
+    "tcp_stalling": (VSEM, "count", "connections that the VM holds up, bit by bit or unread"),
+    "tcp_stalled": (VSEM, "count", "connections that others hold up, bit by bit or unread"),
     # VSEM, requests to the hypervisor
     "hv_event_ps": (VSEM, "1/s", "event-channel interrupts taken"),
     "hv_blk_rps": (VSEM, "1/s", "requests to the block backend"),

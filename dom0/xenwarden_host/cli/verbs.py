@@ -338,7 +338,8 @@ VERBS = (
         "HREM's balance; what counted less holds again when the order lapses, is taken back (none) or "
         "released. An original that is stricter stays. dom0, driver and stub domains, and VMs that the "
         "policy exempts, are never limited. Amounts are written as xl(1) takes them: in a rate b is bits, B "
-        "is bytes, and K, M, G are powers of ten.",
+        "is bytes, and K, M, G are powers of ten. Classes of packets are syn, udp, icmp, which are requests, "
+        "and, where it is named, tcp: all of TCP to ports below 32768, as a client sends to services.",
         arguments=(Argument(DOMAIN),),
         options=(
             Option(("--cap",), "CPU time in percent of one CPU; 0 or none: no order.", metavar="PERCENT"),

@@ -112,7 +112,8 @@ class Host:
         usual = [
             upper
             for item in case.of(RuleKind.INBOUND)
-            if (upper := self._upper(vm.uuid, item.evidence[0].signal)) is not None
+            if item.evidence[0].signal.endswith("_pps")  # else it complains of no packets
+            and (upper := self._upper(vm.uuid, item.evidence[0].signal)) is not None
         ]
         rise = vm.traffic.received() if usual else None
         return rise if rise is not None and rise.rise_pps >= min(usual) else None

@@ -15,6 +15,7 @@ from xenwarden_host.records import PacketClass
 ACT = 3
 _ETH_TYPE, _IP_PROTO, _FLAGS, _NUM_OF_VLANS = 8, 9, 22, 102
 _KEY_FLAGS, _ICMP_TYPE, _ICMPV6_TYPE, _TCP_FLAGS = 47, 51, 55, 71  # of each the mask is the next number
+_PORT_DST_MIN, _PORT_DST_MAX = 89, 90
 _IPV4, _IPV6, _VLAN, _SERVICE_VLAN = 0x0800, 0x86DD, 0x8100, 0x88A8
 
 
@@ -27,6 +28,10 @@ def _protocol(number: int, key: int = 0, value: bytes = b"", mask: bytes = b"") 
 # Of a fragment, and of what stands behind too many headers, the kernel reads no flags and no type: zero.
 _SYN = _protocol(6, _TCP_FLAGS, b"\0\x02", b"\0\x12")
 _TCP_UNSEEN = _protocol(6, _TCP_FLAGS, b"\0\0", b"\x0f\xff")
+# Services, and what no port is read of: it is zero. Linux gives clients ports from 32768 on, others 49152.
+_TO_SERVICE = (
+    _protocol(6) + attribute(_PORT_DST_MIN, b"\0\0") + attribute(_PORT_DST_MAX, (32767).to_bytes(2, "big"))
+)
 _ECHO = _protocol(1, _ICMP_TYPE, b"\x08", b"\xff")
 _ICMP_FRAGMENT = _protocol(1, _KEY_FLAGS, b"\0\0\0\1", b"\0\0\0\1")  # type 0 is a reply
 _ECHO6 = _protocol(58, _ICMPV6_TYPE, b"\x80", b"\xff")
@@ -50,6 +55,7 @@ MATCHES: dict[PacketClass, tuple[tuple[int, bytes], ...]] = {
         *((_IPV4, _ECHO), (_IPV6, _ECHO6), (_IPV4, _ICMP_FRAGMENT), (_IPV6, _ICMP6_UNSEEN)),
         *_UNSEEN,
     ),
+    PacketClass.TCP: ((_IPV4, _TO_SERVICE), (_IPV6, _TO_SERVICE), *_UNSEEN),
 }
 
 

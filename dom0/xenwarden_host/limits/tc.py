@@ -43,6 +43,7 @@ _MADE_QDISC = 2
 _INDEX = 0x7800_0000
 
 _IN_PREF = 44
+_LAST_PREF = 45
 _IN_NUMBER = 8  # of its police action within the domain's; packet classes count from 0
 # Twentieths of a second of traffic that may arrive at once, and never less than a few large segments.
 _IN_BURST_S = 0.05
@@ -255,7 +256,7 @@ def plan(domid: int, there: VifFilters, wanted: Wanted) -> list[Change]:
         raise LimitError(
             f"{device} has filters of somebody else at preference {there.taken[0]}, which xenwarden uses",
             LimitState.FAILED,
-            f"move them out of {_FIRST_PREF}..{_IN_PREF}",
+            f"move them out of {_FIRST_PREF}..{_LAST_PREF}",
         )
     if wanted.in_bps is not None and there.qdisc == "ingress":
         raise LimitError(
@@ -362,7 +363,8 @@ def _ticks(size: int, rate: int) -> int:
 
 
 def _pref(packet_class: PacketClass) -> int:
-    return _FIRST_PREF + list(PacketClass).index(packet_class)
+    pref = _FIRST_PREF + list(PacketClass).index(packet_class)
+    return pref + (pref >= _IN_PREF)
 
 
 def apply(changes: Iterable[Change]) -> None:

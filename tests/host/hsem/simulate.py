@@ -48,6 +48,7 @@ ICMP = LimitKey.parse("vif-pps/icmp")
 RATE = LimitKey.parse("vif-rate")
 CAP = LimitKey.parse("cap")
 POLICED = {"syn": SYN, "udp": UDP, "icmp": ICMP}
+CLOSER = ("tcp_stalling", "tcp_stalled")  # an agent tells them at level 2
 BRIEF = tuple(signals.names(signals.VSEM, signals.VREM))
 
 
@@ -259,6 +260,8 @@ class Host:
         if (int(self.now_s) + vm.phase) % interval_s:
             return False
         mean = {k: sum(w.get(k, 0.0) for w in vm.window) / len(vm.window) for k in now}
+        if interval_s > 1:
+            mean = {k: value for k, value in mean.items() if k not in CLOSER}
         covered_s = float(len(vm.window))
         vm.window.clear()
         upper = self.history.brief(vm.uuid, BRIEF).upper

@@ -31,6 +31,7 @@ if TYPE_CHECKING:
 CLONE_NEWNET = 0x40000000
 DOMID = 7
 SYN_FLAG, ACK_FLAG = 0x02, 0x10
+CLIENT = 32768  # the first port that Linux gives a client
 PPS = 100
 SENT = 1000
 
@@ -105,8 +106,8 @@ def ipv6(protocol: int, payload: bytes) -> bytes:
     return b"\xff" * 6 + b"\2\0\0\0\0\1" + b"\x86\xdd" + header + payload
 
 
-def tcp(flags: int) -> bytes:
-    return struct.pack("!HHIIBBHHH", 1234, 80, 0, 0, 5 << 4, flags, 1024, 0, 0)
+def tcp(flags: int, to: int = 80) -> bytes:
+    return struct.pack("!HHIIBBHHH", 1234, to, 0, 0, 5 << 4, flags, 1024, 0, 0)
 
 
 def tagged(frame: bytes, *tags: int) -> bytes:
@@ -135,6 +136,9 @@ FRAMES = {
     "syn6": ipv6(6, tcp(SYN_FLAG)),
     "synack": ipv4(6, tcp(SYN_FLAG | ACK_FLAG)),
     "ack": ipv4(6, tcp(ACK_FLAG)),
+    "ack6": ipv6(6, tcp(ACK_FLAG, 32767)),
+    "ack to a client": ipv4(6, tcp(ACK_FLAG, CLIENT)),
+    "ack6 to a client": ipv6(6, tcp(ACK_FLAG, CLIENT)),
     "udp": ipv4(17, struct.pack("!HHHH", 53, 53, 8, 0)),
     "echo": ipv4(1, struct.pack("!BBHHH", 8, 0, 0, 1, 1)),
     "echo6": ipv6(58, struct.pack("!BBHHH", 128, 0, 0, 1, 1)),
@@ -176,14 +180,22 @@ EVASIONS = {
         "IPv6 fragment": fragment6(58, bytes([128, 0, 0, 0, 0, 1, 0, 1])),
         **{f"{n} options": extended(58, bytes([128] + [0] * 7), [60] * n) for n in (15, 16)},
     },
+    PacketClass.TCP: {
+        "tagged": tagged(FRAMES["ack"], VLAN),
+        "tagged 16 times": tagged(FRAMES["ack"], *[VLAN] * 16),
+        "first fragment": fragment(FRAMES["ack"], 0, more=True),
+        "later fragment": fragment(FRAMES["ack"], 1480, more=False),
+        "IPv6 fragment": fragment6(6, tcp(ACK_FLAG)),
+        **{f"{n} options": extended(6, tcp(ACK_FLAG), [60] * n) for n in (1, 15, 16)},
+    },
 }
 # What is of none of the classes, however it is wrapped.
 HARMLESS = {
-    "tagged acknowledgement": tagged(FRAMES["ack"], VLAN),
-    "tagged twice": tagged(FRAMES["synack"], SERVICE, VLAN),
+    "tagged acknowledgement": tagged(FRAMES["ack to a client"], VLAN),
+    "tagged twice": tagged(ipv4(6, tcp(SYN_FLAG | ACK_FLAG, CLIENT)), SERVICE, VLAN),
     "reply": FRAMES["reply"],
     "tagged ARP": tagged(b"\xff" * 6 + b"\2\0\0\0\0\1" + b"\x08\x06" + bytes(28), VLAN),
-    "acknowledgement behind options": extended(6, tcp(ACK_FLAG), [60, 43]),
+    "acknowledgement behind options": extended(6, tcp(ACK_FLAG, CLIENT), [60, 43]),
 }
 
 
@@ -212,7 +224,12 @@ def flood(frame: bytes, devid: int = 0) -> tuple[int, float]:
 
 @pytest.mark.parametrize(
     ("packet_class", "limited"),
-    [(PacketClass.SYN, {"syn", "syn6"}), (PacketClass.UDP, {"udp"}), (PacketClass.ICMP, {"echo", "echo6"})],
+    [
+        (PacketClass.SYN, {"syn", "syn6"}),
+        (PacketClass.UDP, {"udp"}),
+        (PacketClass.ICMP, {"echo", "echo6"}),
+        (PacketClass.TCP, {"syn", "syn6", "synack", "ack", "ack6"}),
+    ],
 )
 def test_requests_of_the_class_are_limited_and_nothing_else(
     vifs: World, packet_class: PacketClass, limited: set[str]
