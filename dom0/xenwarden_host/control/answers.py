@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     _Steers = Callable[[Warden, Mapping[str, Any], str], Any]
 
 _MAX_EVENTS = 1000
+_MAX_UNIX_S = 1 << 53
 EVENTS = "event"  # the streams that a client may follow
 RECORDING = "lines"
 
@@ -152,7 +153,7 @@ class Answers:
         warden = self._warden
         uuid, name = lookup.known(warden, request)
         since_s = request.get("since_unix_s")
-        if not isinstance(since_s, int):
+        if type(since_s) is not int or abs(since_s) > _MAX_UNIX_S:
             raise XenwardenError("since_unix_s must be a whole number")
         events = warden.database.audit(limit=_MAX_EVENTS, uuid=uuid)
         events += warden.database.audit(limit=_MAX_EVENTS, uuid="")  # of the host: starts, kill switch
