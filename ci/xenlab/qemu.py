@@ -217,15 +217,5 @@ def overlay(disk: Path, backing: Path, form: str) -> None:
     )
 
 
-def wait_console(run: Run, text: str, timeout_s: float) -> bool:
-    """Tell whether `text` came on the serial console in time."""
-    end = time.monotonic() + timeout_s
-    while time.monotonic() < end:
-        if run.console.exists() and text in run.console.read_text(errors="replace"):
-            return True
-        time.sleep(0.1)
-    return False
-
-
 def _escape(path: Path) -> str:
     return str(path).replace(",", ",,")
