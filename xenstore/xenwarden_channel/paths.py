@@ -8,8 +8,6 @@ guest can write.
 
 from __future__ import annotations
 
-HOME = "/local/domain/{domid}"
-
 # Up, relative to the guest's home (a guest uses relative paths: it need not know its domid).
 UP_DIR = "data/xenwarden"
 UP_REPORT = "data/xenwarden/report"  # VSEM and VREM together, both levels

@@ -50,6 +50,13 @@ def amount(key: LimitKey, value: int) -> str:
             return str(value)
 
 
+def order(key: LimitKey, value: int) -> str:
+    """Return what an operator ordered, as `cap 25 % of one CPU`; 0 takes an order back."""
+    if not value:
+        return f"{key} none"
+    return str(key) if key.kind is LimitKind.PAUSE else f"{key} {amount(key, value)}"
+
+
 def subject(key: LimitKey, name: str) -> str:
     """Return what of the VM a limit acts on, as `TCP SYN packets sent by web1`."""
     if key.kind is LimitKind.VIF_PPS:
