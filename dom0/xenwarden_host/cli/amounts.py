@@ -19,7 +19,7 @@ _THOUSANDS = {"": 1, "K": 10**3, "M": 10**6, "G": 10**9}
 _USECS = {"": 10**6, "m": 10**3, "u": 1}
 _BYTES = {"b": 1, "k": 1 << 10, "m": 1 << 20, "": 1 << 20, "g": 1 << 30, "t": 1 << 40}
 _SECONDS = {"": 1, "s": 1, "m": 60, "h": 3600, "d": 86400}
-_CLASSES = ("syn", "udp", "icmp")
+_CLASSES = ("syn", "udp", "icmp", "arp")
 _INTERVAL_USECS = 50_000
 
 

@@ -14,6 +14,7 @@ _PACKETS = {
     PacketClass.SYN: "TCP SYN packets",
     PacketClass.UDP: "UDP packets",
     PacketClass.ICMP: "ICMP requests",
+    PacketClass.ARP: "ARP packets",
 }
 
 

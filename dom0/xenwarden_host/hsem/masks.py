@@ -36,6 +36,7 @@ _BY_CLASS: dict[PacketClass, frozenset[str]] = {
     PacketClass.SYN: _TCP_FAILURES | {"tx_pps", "rx_pps"},
     PacketClass.UDP: frozenset(("rx_udp_pps", "udp_error_ps")),
     PacketClass.ICMP: frozenset(("udp_error_ps",)),
+    PacketClass.ARP: frozenset(("arp_answer_pps",)),
 }
 # Under these the agent may be late for want of CPU: its silence is none of its own.
 STARVING = frozenset((LimitKind.CAP, LimitKind.VCPUS, LimitKind.WEIGHT, LimitKind.PAUSE))
