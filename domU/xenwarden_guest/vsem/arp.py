@@ -184,11 +184,9 @@ class Watch:
         owner = self._owners.get(place)
         if owner is not None and owner.party == party:
             owner.heard_s = now_s
-        elif owner is None or now_s - owner.heard_s > _LEFT_S:
+        elif (owner is None or now_s - owner.heard_s > _LEFT_S) and (*place, party) not in self._claims:
             # Who claims it against somebody else answers for it, too, and perhaps sooner.
-            claims = self._claims.get((*place, party))
-            if claims is None or now_s - claims.first_s > _UNCONTESTED_S:
-                self._own(place, party, now_s)
+            self._own(place, party, now_s)
 
     def _own(self, place: Place, party: Party, now_s: float) -> None:
         before = self._owners.pop(place, None)
@@ -232,11 +230,13 @@ class Watch:
                 continue
             place = (segment, address)
             owner = self._owner(place)
+            if owner is None and now_s - claims.first_s > _UNCONTESTED_S:
+                self._own(place, party, claims.sent[-1][0])
             meant = [target for at_s, target in claims.sent if now_s - at_s <= WINDOW_S]
             if not meant or owner in (None, party) or not self._is_used(place, claims.first_s, now_s):
                 continue
             each = 1 / WINDOW_S
-            sufferers = [owner] * len(meant)
+            sufferers: list[Party | None] = [owner] * len(meant)
             sufferers += [self._owner((segment, target)) for target in meant if target != address]
             if isinstance(party, int):
                 out.setdefault(party, Told()).claims += each * len(meant)
