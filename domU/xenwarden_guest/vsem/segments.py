@@ -10,6 +10,7 @@ from __future__ import annotations
 import os
 from _socket import AF_PACKET, SO_RCVBUF, SOCK_CLOEXEC, SOCK_NONBLOCK, SOCK_RAW, SOL_SOCKET
 from _socket import socket as Socket  # noqa: N812  as in sockets.py
+from sys import byteorder
 
 from xenwarden_channel import paths
 from xenwarden_channel.messages import encode, format_number
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
     from xenwarden_guest.vsem.arp import Party, Told
 
 _ETH_P_ALL = 3
+_ALL_INTERFACES = int.from_bytes(_ETH_P_ALL.to_bytes(2, "big"), byteorder)  # as socket() wants it
 _SOL_PACKET, _PACKET_IGNORE_OUTGOING = 263, 23
 _SO_RCVBUFFORCE = 33
 _BUFFER = 1 << 20  # what comes between two looks
@@ -121,9 +123,9 @@ class Segments:
 
     def _open(self) -> None:
         if self._incoming is None:
-            self._incoming = _socket(sent=False)
-            self._incoming.setsockopt(_SOL_PACKET, _PACKET_IGNORE_OUTGOING, 1)
-            self._incoming.bind(("", _ETH_P_ALL))
+            self._incoming = sock = _socket(_ALL_INTERFACES, sent=False)
+            sock.setsockopt(_SOL_PACKET, _PACKET_IGNORE_OUTGOING, 1)
+            self._take(sock, "", None)  # what came before its filter
 
     def _find(self) -> None:
         """Follow what came and went among interfaces and dom0's addresses."""
@@ -136,20 +138,21 @@ class Segments:
                 del self._bridges[name]
         for name, interface in found.items():
             if name not in self._bridges:
-                sock = _socket(sent=True)
+                sock = _socket(0, sent=True)  # protocol 0: nothing arrives before it is bound
                 self._bridges[name] = (interface, sock)
                 sock.bind((name, _ETH_P_ALL))
         self.watch.keep({DOM0, *map(party_of, names)})
         self.watch.own = own_addresses(read_file(self._roots.proc + "/net/fib_trie"))
 
-    def _take(self, sock: Socket, bridge: str, now_s: float) -> None:
+    def _take(self, sock: Socket, bridge: str, now_s: float | None) -> None:
+        """Take in what a socket got; without a time, throw it away."""
         for _ in range(_MOST_PACKETS):
             try:
                 frame, (name, *_more) = sock.recvfrom(FRAME_BYTES)
             except BlockingIOError:
                 return
             packet = parse(frame)
-            if packet is None:
+            if packet is None or now_s is None:
                 continue
             if bridge:
                 self.watch.take(bridge, DOM0, packet, now_s)
@@ -177,8 +180,8 @@ class Segments:
         self._found_s = float("-inf")
 
 
-def _socket(*, sent: bool) -> Socket:
-    sock = Socket(AF_PACKET, SOCK_RAW | SOCK_NONBLOCK | SOCK_CLOEXEC, 0)  # protocol 0: nothing arrives yet
+def _socket(protocol: int, *, sent: bool) -> Socket:
+    sock = Socket(AF_PACKET, SOCK_RAW | SOCK_NONBLOCK | SOCK_CLOEXEC, protocol)
     attach(sock, bpf.arp_only(FRAME_BYTES, sent=sent))
     try:
         sock.setsockopt(SOL_SOCKET, _SO_RCVBUFFORCE, _BUFFER)
