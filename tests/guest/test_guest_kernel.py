@@ -127,7 +127,8 @@ def test_dom0_hears_at_whose_vif_an_address_is_claimed_and_asks_who_uses_it() ->
     # Of the second's address one a second, of dom0's address likewise, told to the second.
     assert by_domid["1"]["claims"] == pytest.approx(2, rel=0.5)
     assert by_domid["1"]["claimed"] == by_domid["2"]["claims"] == by_domid["0"]["claims"] == 0
-    assert by_domid["2"]["claimed"] == pytest.approx(2 * by_domid["0"]["claimed"], rel=0.1)
+    assert by_domid["2"]["claimed"] == by_domid["1"]["claims"]
+    assert by_domid["0"]["claimed"] > 0
     assert found["wait"] == [1, 5]
 
 

@@ -100,14 +100,13 @@ class Segments:
     def look(self, seq: int, now_s: float) -> bytes | None:
         """Take in what came since the last look; return the message of what there is to tell."""
         try:
-            self._open()
+            incoming = self._open()
             if now_s - self._found_s >= _FIND_S:
                 self._found_s = now_s
                 self._find()
-            sockets = [(self._incoming, ""), *((sock, name) for name, (_, sock) in self._bridges.items())]
-            for sock, name in sockets:
-                if sock is not None:
-                    self._take(sock, name, now_s)
+            for name, (_bridge, sock) in self._bridges.items():  # dom0's questions before their answers
+                self._take(sock, name, now_s)
+            self._take(incoming, "", now_s)
             self._ask(now_s)
             self.failed = False
         except OSError:  # an interface went away, or the kernel refuses: begin anew
@@ -121,11 +120,12 @@ class Segments:
         """Return how long to wait for the next look; `interval_s` where nothing is going on."""
         return RESTLESS_S if self.watch.restless(now_s) else interval_s
 
-    def _open(self) -> None:
+    def _open(self) -> Socket:
         if self._incoming is None:
             self._incoming = sock = _socket(_ALL_INTERFACES, sent=False)
             sock.setsockopt(_SOL_PACKET, _PACKET_IGNORE_OUTGOING, 1)
             self._take(sock, "", None)  # what came before its filter
+        return self._incoming
 
     def _find(self) -> None:
         """Follow what came and went among interfaces and dom0's addresses."""
