@@ -280,7 +280,9 @@ def heard() -> dict[str, object]:
         told.append(None if value is None else dict(parse(value, "arp").fields))
     out["told"] = told
     out["failed"] = segments.failed
-    out["wait"] = [segments.wait_s(6.0, 5.0), segments.wait_s(60.0, 5.0)]
+    waits = [segments.wait_s(6.0, 5.0)]
+    out["over"] = segments.look(9, 60.0) is not None
+    out["wait"] = [*waits, segments.wait_s(60.0, 5.0)]
     segments.close()
     return out
 
