@@ -7,7 +7,15 @@ from typing import TYPE_CHECKING
 
 from xenwarden_host.hsem.turn import case_of, sentence
 from xenwarden_host.policy.model import RuleKind
-from xenwarden_host.records import AgentState, LiftLimit, LimitKey, LimitKind, SetLimit, VmType
+from xenwarden_host.records import (
+    AgentState,
+    LiftLimit,
+    LimitKey,
+    LimitKind,
+    PacketClass,
+    SetLimit,
+    VmType,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -98,9 +106,13 @@ class Limiter:
             )
             if dropped + sum(turn.vm.limits[key] for key in packets) > sum(usual):
                 return True
-        # An agent that fell silent since says no more what these packets are.
+        # An agent that fell silent since says no more what these packets are; of ARP dom0 hears that itself.
         sent = signals.get("vif_tx_pps", 0.0)
-        if packets and not turn.trusted and sent >= pressing * case_of(turn.vm).offered_pps:
+        if (
+            any(key.match is not PacketClass.ARP for key in packets)
+            and not turn.trusted
+            and sent >= pressing * case_of(turn.vm).offered_pps
+        ):
             return True
         rate = turn.vm.limits.get(LimitKey(LimitKind.VIF_RATE))
         if rate is not None and signals.get("vif_tx_bps", 0.0) >= pressing * rate:

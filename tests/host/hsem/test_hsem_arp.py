@@ -107,8 +107,9 @@ def test_who_claims_what_others_use_is_an_attacker_within_30_s_and_only_its_arp_
     assert ("arp-spoofed" in host.alerts("dom0")) == (claimed == DOM0_IP)
 
 
-def test_who_goes_on_stays_contained_and_its_victim_does_not_suffer_any_more() -> None:
-    lan = Lan(lies=True)
+@pytest.mark.parametrize("kind", [{"lies": True}, {"agent": False}], ids=str)
+def test_who_goes_on_stays_contained_and_its_victim_does_not_suffer_any_more(kind: dict[str, bool]) -> None:
+    lan = Lan(**kind)
     lan.spoof(VICTIM_IP, VICTIM_IP, 1, until_s=400)
     lan.run(400)
     assert lan.host.state("mallory") is VmState.CONTAINED
