@@ -111,6 +111,15 @@ def test_claims_of_what_another_uses_are_told_without_a_gap(
     assert {domid for one in seen for domid, of in one.items() if of.claims} == {MALLORY}
 
 
+@pytest.mark.parametrize("every", [5, 10, 25])
+def test_claims_with_long_pauses_count_once_they_last(segment: Segment, every: int) -> None:
+    seen = spoof(segment, 60, every, VICTIM_IP, BOB_IP)
+    claims = [one[MALLORY].claims if MALLORY in one else 0 for one in seen]
+    assert continuous(iter(claims[:30])) <= 4
+    assert min(claims[32:]) >= 1 / 30
+    assert {domid for domid, of in seen[-1].items() if of.claimed} == {VICTIM, BOB}
+
+
 def test_of_whom_nothing_was_ever_heard_is_asked_and_its_address_is_its_own() -> None:
     fresh = Segment()
     seen = spoof(fresh, 14, 1, VICTIM_IP, None)

@@ -34,6 +34,8 @@ _HEARD_S = 8.0  # who was heard of so long ago uses its address still
 _ASK_AGAIN_S = 2.0  # whether it does
 _UNCONTESTED_S = 10.0  # claimed for so long, and nobody else was heard: it is the claimer's
 _QUIET_S = 30.0  # a claim after so long is another one
+_LASTING_S = 30.0  # who claims for longer than that does it, whatever the pauses,
+_PAUSES = 3  # up to so many times what they were until then
 _KNOWN_S = 300.0  # an address asked for again before is none of a sweep's
 _LEFT_S = 600.0  # who was not heard of for so long has left an address to who uses it next
 _MAX_OWNERS, _MAX_OWNED = 16384, 1024  # in all; of one party, so that none takes the place of all others
@@ -93,12 +95,26 @@ class _Owner:
 class _Claims:
     """What one party claims an address with, since it began."""
 
-    __slots__ = ("asked_s", "first_s", "sent")
+    __slots__ = ("asked_s", "count", "first_s", "sent")
 
     def __init__(self, first_s: float) -> None:
         self.first_s = first_s
+        self.count = 0
         self.asked_s = float("-inf")  # whether anybody else uses it
         self.sent: deque[tuple[float, bytes]] = deque(maxlen=_MAX_CLAIM_TIMES)  # when, and to whom
+
+    def lasts(self, now_s: float) -> bool:
+        """Tell whether this is more than what happens once."""
+        return now_s - self.first_s > _LASTING_S
+
+    def rates(self, now_s: float) -> list[tuple[bytes, float]]:
+        """Return to whom it is told now, and how often, per second."""
+        lately = [(target, 1 / WINDOW_S) for at_s, target in self.sent if now_s - at_s <= WINDOW_S]
+        last_s, target = self.sent[-1]
+        pause_s = (last_s - self.first_s) / max(1, self.count - 1)
+        if lately or not self.lasts(now_s) or now_s - last_s > _PAUSES * pause_s:
+            return lately
+        return [(target, self.count / (now_s - self.first_s))]
 
 
 class _Sweep:
@@ -166,6 +182,7 @@ class Watch:
                 claims = self._claims[key] = _Claims(now_s)
                 _bound(self._claims, _MAX_CLAIMS)
             claims.sent.append((now_s, target))
+            claims.count += 1
 
     def asked(self, segment: str, address: bytes, asker: bytes, party: Party, now_s: float) -> None:
         """Note that `party` asked for an address, in the name of `asker`: an answer is no claim then."""
@@ -203,11 +220,12 @@ class Watch:
         owner = self._owners.get(place)
         return None if owner is None else owner.party
 
-    def _is_used(self, place: Place, since_s: float, now_s: float) -> bool:
-        """Tell whether the owner was heard after `since_s`, and a moment ago."""
+    def _is_used(self, place: Place, claims: _Claims, now_s: float) -> bool:
+        """Tell whether the owner was heard since the claims began, and a moment ago."""
         owner = self._owners.get(place)
         heard_s = float("-inf") if owner is None else owner.heard_s
-        return place[1] in self.own or (heard_s > since_s and now_s - heard_s <= _HEARD_S)
+        lately_s = _QUIET_S if claims.lasts(now_s) else _HEARD_S
+        return place[1] in self.own or (heard_s > claims.first_s and now_s - heard_s <= lately_s)
 
     def questions(self, now_s: float) -> list[Place]:
         """Return the addresses of which to ask now whether somebody uses them, and take them for asked."""
@@ -232,17 +250,14 @@ class Watch:
             owner = self._owner(place)
             if owner is None and now_s - claims.first_s > _UNCONTESTED_S:
                 self._own(place, party, claims.sent[-1][0])
-            meant = [target for at_s, target in claims.sent if now_s - at_s <= WINDOW_S]
-            if not meant or owner in (None, party) or not self._is_used(place, claims.first_s, now_s):
+            if owner in (None, party) or not self._is_used(place, claims, now_s):
                 continue
-            each = 1 / WINDOW_S
-            sufferers: list[Party | None] = [owner] * len(meant)
-            sufferers += [self._owner((segment, target)) for target in meant if target != address]
-            if isinstance(party, int):
-                out.setdefault(party, Told()).claims += each * len(meant)
-            for sufferer in sufferers:
-                if isinstance(sufferer, int) and sufferer != party:
-                    out.setdefault(sufferer, Told()).claimed += each
+            for target, rate in claims.rates(now_s):
+                if isinstance(party, int):
+                    out.setdefault(party, Told()).claims += rate
+                for sufferer in {owner, owner if target == address else self._owner((segment, target))}:
+                    if isinstance(sufferer, int) and sufferer != party:
+                        out.setdefault(sufferer, Told()).claimed += rate
         for domid, sweep in self._sweeps.items():
             asked, answered = sweep.rates(now_s)
             if asked * _SWEEP_S >= _WORTH_TELLING or domid in out or domid in self._told:

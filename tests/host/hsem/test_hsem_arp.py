@@ -107,6 +107,15 @@ def test_who_claims_what_others_use_is_an_attacker_within_30_s_and_only_its_arp_
     assert ("arp-spoofed" in host.alerts("dom0")) == (claimed == DOM0_IP)
 
 
+@pytest.mark.parametrize("every_s", [5, 10])
+def test_pauses_between_the_claims_only_delay_the_verdict(every_s: float) -> None:
+    lan = Lan(agent=False)
+    lan.spoof(BOB_IP, VICTIM_IP, every_s)
+    lan.run(BEGIN_S + 70)
+    verdicts = {name: lan.host.verdict(name) for name in ("mallory", "victim", "bob")}
+    assert verdicts == {"mallory": Verdict.ATTACKER, "victim": Verdict.VICTIM, "bob": Verdict.VICTIM}
+
+
 @pytest.mark.parametrize("kind", [{"lies": True}, {"agent": False}], ids=str)
 def test_who_goes_on_stays_contained_and_its_victim_does_not_suffer_any_more(kind: dict[str, bool]) -> None:
     lan = Lan(**kind)
@@ -165,7 +174,6 @@ def reminds(lan: Lan) -> None:
             lan.send(3, VIP, VIP, asks=True)
         if second_s > BEGIN_S:
             lan.ask(1, VIP, DOM0_IP)
-            lan.send(1, VIP, NOBODY, asks=False)
 
     lan.doings.append(doing)
 
