@@ -106,12 +106,12 @@ def test_claims_of_what_another_uses_are_told_without_a_gap(
     segment: Segment, every: int, address: bytes, told: bytes | None, victims: set[int]
 ) -> None:
     seen = spoof(segment, 14, every, address, told)
-    assert continuous(one[MALLORY].claims if MALLORY in one else 0 for one in seen) >= 12
+    assert continuous(one[MALLORY].claims if MALLORY in one else 0 for one in seen) >= 10
     assert {domid for one in seen for domid, of in one.items() if of.claimed} == victims
     assert {domid for one in seen for domid, of in one.items() if of.claims} == {MALLORY}
 
 
-@pytest.mark.parametrize("every", [5, 10, 25])
+@pytest.mark.parametrize("every", [5, 10, 14])
 def test_claims_with_long_pauses_count_once_they_last(segment: Segment, every: int) -> None:
     seen = spoof(segment, 60, every, VICTIM_IP, BOB_IP)
     claims = [one[MALLORY].claims if MALLORY in one else 0 for one in seen]

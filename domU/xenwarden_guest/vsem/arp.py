@@ -31,7 +31,8 @@ _SWEEP_S = 5.0  # and addresses asked for over so long
 _WORTH_TELLING = 20  # of addresses asked for in that time: a VM that boots asks for a few
 _ANSWER_S = 5.0  # an answer comes within so long
 _HEARD_S = 8.0  # who was heard of so long ago uses its address still
-_ASK_AGAIN_S = 2.0  # whether it does
+_ASK_AGAIN_S = 2.0  # whether it does: asked as often,
+_ASK_FROM = 3  # from so many claims on: who boots sends fewer
 _UNCONTESTED_S = 10.0  # claimed for so long, and nobody else was heard: it is the claimer's
 _QUIET_S = 30.0  # a claim after so long is another one
 _LASTING_S = 30.0  # who claims for longer than that does it, whatever the pauses,
@@ -220,6 +221,11 @@ class Watch:
         owner = self._owners.get(place)
         return None if owner is None else owner.party
 
+    def _disputes(self, place: Place, party: Party) -> bool:
+        """Tell whether what the party claims may be another's; what is outside may quarrel there."""
+        owner = self._owner(place)
+        return owner != party if isinstance(party, int) else isinstance(owner, int)
+
     def _is_used(self, place: Place, claims: _Claims, now_s: float) -> bool:
         """Tell whether the owner was heard since the claims began, and a moment ago."""
         owner = self._owners.get(place)
@@ -233,7 +239,7 @@ class Watch:
         for (segment, address, party), claims in self._claims.items():
             place = (segment, address)
             due = now_s - claims.asked_s >= _ASK_AGAIN_S and now_s - claims.sent[-1][0] <= WINDOW_S
-            if due and address not in self.own and self._owner(place) != party:
+            if due and claims.count >= _ASK_FROM and address not in self.own and self._disputes(place, party):
                 claims.asked_s = now_s
                 self.asked(segment, address, _NOBODY, DOM0, now_s)
                 out.append(place)
@@ -268,10 +274,13 @@ class Watch:
         return {**out, **{domid: Told() for domid in ended}}
 
     def restless(self, now_s: float) -> bool:
-        """Tell whether to look often: somebody claims, or asks for many."""
-        if any(now_s - claims.sent[-1][0] <= _QUIET_S for claims in self._claims.values()) or self._told:
-            return True
-        return any(len(sweep.new) >= _WORTH_TELLING / 2 for sweep in self._sweeps.values())
+        """Tell whether to look often: somebody claims what may be another's, or asks for many."""
+        for (segment, address, party), claims in self._claims.items():
+            if now_s - claims.sent[-1][0] <= _QUIET_S and self._disputes((segment, address), party):
+                return True
+        return bool(self._told) or any(
+            len(sweep.new) >= _WORTH_TELLING / 2 for sweep in self._sweeps.values()
+        )
 
     def keep(self, parties: Collection[Party]) -> None:
         """Forget what is known of all others: their ports are gone."""
