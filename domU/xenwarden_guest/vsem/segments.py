@@ -43,13 +43,18 @@ class _Port:
     __slots__ = ("is_bridge", "party", "segment")
 
     def __init__(self, roots: Roots, name: str) -> None:
-        path = f"{roots.sys}/class/net/{name}"
-        self.is_bridge = os.path.lexists(path + "/bridge")
+        self.is_bridge = is_bridge(roots, name)
         try:
-            self.segment = os.readlink(path + "/master").rpartition("/")[2]  # noqa: PTH115  pathlib costs 1 MB
+            master = os.readlink(f"{roots.sys}/class/net/{name}/master")  # noqa: PTH115  pathlib costs 1 MB
         except OSError:
-            self.segment = name
+            master = name
+        self.segment = master.rpartition("/")[2]
         self.party = party_of(name)
+
+
+def is_bridge(roots: Roots, name: str) -> bool:
+    """Say whether an interface is a bridge."""
+    return os.path.lexists(f"{roots.sys}/class/net/{name}/bridge")
 
 
 def domid_of(name: str) -> int:
@@ -131,7 +136,8 @@ class Segments:
         """Follow what came and went among interfaces and dom0's addresses."""
         names = interfaces.names(self._roots)
         self._ports = {}  # each is looked at anew: it may have become part of another bridge
-        found = {i.name: i for i in interfaces.read(self._roots, names) if i.bridge}
+        bridges = [name for name in names if is_bridge(self._roots, name)]
+        found = {interface.name: interface for interface in interfaces.read(self._roots, bridges)}
         for name, (interface, sock) in list(self._bridges.items()):
             if found.get(name) != interface:
                 sock.close()
