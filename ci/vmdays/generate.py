@@ -102,6 +102,10 @@ FAMILIES: dict[str, tuple[str, str, dict[str, float]]] = {
     "in-icmp-flood": ("victim", "rx_icmp_pps", {"rx_pps": 1, "rx_bps": 800, "tx_pps": 1, "tx_bps": 800}),
 }
 
+# Claims by ARP per second, as dom0's agent hears them: a spoofer's strengths, by no VM's own scale.
+CLAIMS_PPS = (0.1, 0.5, 1.0, 10.0)
+_TAKEOVER = 10  # claims of who takes over an address, and its old master still answers for it
+
 
 @dataclass(frozen=True, slots=True)
 class Episode:
@@ -270,6 +274,30 @@ def _together(vms: list[_Vm], dice: random.Random, senders: int) -> Iterator[Epi
             yield episode
 
 
+def _spoofs(vms: list[_Vm], dice: random.Random) -> Iterator[Episode]:
+    """Yield one VM's claims of another's address, at each strength once a day."""
+    part_s = (DAY_S - WARM_UP_S) / len(CLAIMS_PPS)
+    for number, strength in enumerate(CLAIMS_PPS):
+        begin_s = WARM_UP_S + number * part_s + dice.uniform(0, part_s - GAP_S)
+        end_s = begin_s + dice.uniform(300, 900)
+        spoofer, victim = dice.sample(vms, 2)
+        yield Episode(spoofer.name, "arp-spoof", "attacker", strength, begin_s, end_s)
+        yield Episode(victim.name, "in-arp-spoof", "victim", strength, begin_s, end_s)
+
+
+def _heard(
+    vm: str, t: float, interval_s: float, spoofs: list[Episode], takeovers: Mapping[str, int]
+) -> dict[str, float]:
+    """Return what dom0's agent tells of a VM's ARP in the interval that ends at `t`."""
+    for episode in spoofs:
+        if episode.vm == vm and episode.begin_s < t <= episode.end_s:
+            signal = "arp_claim_pps" if episode.truth == "attacker" else "arp_claimed_pps"
+            return {signal: episode.strength}
+    if takeovers.get(vm) == int(t // interval_s):
+        return {"arp_claim_pps": _TAKEOVER / interval_s}
+    return {}
+
+
 def host_day(
     seed: int,
     of: Mapping[str, Any],
@@ -278,11 +306,13 @@ def host_day(
     interval_s: float = 30,
     attacks_per_day: int = 4,
     together: int = 0,
+    spoofs: bool = False,
 ) -> HostDay:
     """Make a day of a host. The same seed and profiles give the same day.
 
     `together`: twice that day so many VMs flood another one together, each with an equal part; what dom0
-    counts of all VMs is in the recording then, too.
+    counts of all VMs is in the recording then, too. `spoofs`: VMs claim others' addresses by ARP, and
+    each takes over an address once that day.
     """
     dice = random.Random(seed)  # noqa: S311  a day like any other, no secret
     names = sorted(of)
@@ -293,6 +323,9 @@ def host_day(
     episodes = [episode for vm in made for episode in _attacks(vm, dice, attacks_per_day, FAMILIES)]
     if together:
         episodes += _together(made, dice, together)
+    spoofed = list(_spoofs(made, dice)) if spoofs else []
+    takeovers = {vm.name: int(dice.uniform(0, DAY_S) // interval_s) for vm in made} if spoofs else {}
+    episodes += spoofed
     day = HostDay(
         [json.dumps({"xenwarden_recording": 1, "interval_s": interval_s}).encode()],
         episodes,
@@ -307,6 +340,7 @@ def host_day(
             if values is not None:
                 if together:
                     values |= {f"vif_{name}": values[name] for name in COUNTED}
+                values |= _heard(vm.name, t, interval_s, spoofed, takeovers)
                 rounded = {name: round(value, 3) for name, value in values.items()}
                 day.values[vm.name].append((t, rounded))
                 line: dict[str, Any] = {"t": t, "vm": vm.name, "signals": rounded}

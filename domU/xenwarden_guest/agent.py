@@ -40,6 +40,7 @@ if TYPE_CHECKING:
     from xenwarden_guest.channel import Channel
     from xenwarden_guest.collectors import Roots
     from xenwarden_guest.vsem.looks import Looks
+    from xenwarden_guest.vsem.segments import Segments
 
 COLLECTORS = (
     ("snmp", snmp.collect),
@@ -166,6 +167,12 @@ class Agent:
         self._asker: Asker | None = None
         self._looks: Looks | None = None  # in dom0, while there is anything to look at
         self._looked_s = 0.0
+        self._segments: Segments | None = None  # in dom0
+        self._heard_s = now_s
+        if management:
+            from xenwarden_guest.vsem.segments import Segments  # noqa: PLC0415  of no use in a guest
+
+            self._segments = Segments(roots)
         self._signals: dict[str, float] = {}
         self._trouble = ""
 
@@ -197,6 +204,8 @@ class Agent:
             if self._looks is not None:
                 spoke |= self._look_at_others(self._looks, monotonic())
                 next_s = min(next_s, self._looked_s + self._order.level2_s)
+            if self._segments is not None:
+                next_s = min(next_s, self._hear_arp(self._segments, monotonic()))
             ready = self._wait(0.0 if spoke else next_s - monotonic(), files)
             heard = self._channel.fileno() in ready or spoke
             if sleeping and not ready.isdisjoint(files):
@@ -288,6 +297,18 @@ class Agent:
             self._channel.write(node, value, now_s)
         return True
 
+    def _hear_arp(self, segments: Segments, now_s: float) -> float:
+        """Tell what ARP shows of other domains where it is time; return when it is next."""
+        due_s = self._heard_s + segments.wait_s(now_s, self._order.level1_s)
+        if now_s < due_s:
+            return due_s
+        self._heard_s = now_s
+        self._seq += 1
+        value = segments.look(self._seq, now_s)
+        if value is not None:
+            self._channel.write(paths.UP_ARP, value, now_s)
+        return now_s + segments.wait_s(now_s, self._order.level1_s)
+
     def _peek(self, now_s: float) -> bool:
         """Look at the network; report where this interval is an anomaly whatever comes."""
         # Fewer packets, of whatever class, are no anomaly by any limit.
@@ -303,6 +324,8 @@ class Agent:
 
     def _report(self, now_s: float) -> None:
         sample = self._sensor.finish(now_s)
+        if self._segments is not None and self._segments.failed:
+            sample.missing.append("arp")
         self._signals = sample.signals
         before = self._state
         self._state = state = decide(before, sample.signals, self._history, self._order, now_s)

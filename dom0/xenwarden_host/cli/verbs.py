@@ -348,7 +348,7 @@ VERBS = (
             Option(("--vif-in",), "What reaches the VM, as 10Mb/s.", metavar="RATE"),
             Option(
                 ("--vif-pps",),
-                "Requests that it sends per second: 100, or by class syn=100,udp=none.",
+                "Requests that it sends per second: 100, or by class syn=100,udp=none,arp=20.",
                 metavar="NUMBER",
             ),
             Option(("--vbd-io",), "What it reads, and what it writes, on disks, as 10MB/s.", metavar="RATE"),

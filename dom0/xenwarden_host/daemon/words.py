@@ -15,6 +15,7 @@ _PACKETS = {
     PacketClass.UDP: "UDP packets",
     PacketClass.ICMP: "ICMP requests",
     PacketClass.TCP: "TCP packets to services",
+    PacketClass.ARP: "ARP packets",
 }
 
 
@@ -39,7 +40,7 @@ def amount(key: LimitKey, value: int) -> str:
         case LimitKind.VIF_RATE | LimitKind.VIF_IN:
             return _scaled(value, "bit/s")
         case LimitKind.VIF_PPS:
-            return f"{value} per second"
+            return f"{value} per second" if value else "none"
         case LimitKind.VBD_IO:
             return _scaled(value, "byte/s")
         case LimitKind.MEMORY:

@@ -16,7 +16,7 @@ ACT = 3
 _ETH_TYPE, _IP_PROTO, _FLAGS, _NUM_OF_VLANS = 8, 9, 22, 102
 _KEY_FLAGS, _ICMP_TYPE, _ICMPV6_TYPE, _TCP_FLAGS = 47, 51, 55, 71  # of each the mask is the next number
 _PORT_DST_MIN, _PORT_DST_MAX = 89, 90
-_IPV4, _IPV6, _VLAN, _SERVICE_VLAN = 0x0800, 0x86DD, 0x8100, 0x88A8
+_IPV4, _IPV6, _ARP, _VLAN, _SERVICE_VLAN = 0x0800, 0x86DD, 0x0806, 0x8100, 0x88A8
 
 
 def _protocol(number: int, key: int = 0, value: bytes = b"", mask: bytes = b"") -> bytes:
@@ -40,10 +40,8 @@ _ICMP6_UNSEEN = _protocol(58, _ICMPV6_TYPE, b"\0", b"\xff")
 # and IPv6 extensions (routing, fragment, options). A kernel before 5.19 does not count tags, and takes
 # these two filters for all tagged frames.
 _TOO_MANY = attribute(_NUM_OF_VLANS, b"\x10")
-_UNSEEN = (
-    *((_IPV6, _protocol(extension)) for extension in (43, 44, 60)),
-    *((tag, _TOO_MANY) for tag in (_VLAN, _SERVICE_VLAN)),
-)
+_UNSEEN_TAGGED = tuple((tag, _TOO_MANY) for tag in (_VLAN, _SERVICE_VLAN))
+_UNSEEN = (*((_IPV6, _protocol(extension)) for extension in (43, 44, 60)), *_UNSEEN_TAGGED)
 # The filters of each class: type of frame, and what else must match. The first that matches takes the packet.
 MATCHES: dict[PacketClass, tuple[tuple[int, bytes], ...]] = {
     PacketClass.SYN: (
@@ -56,6 +54,7 @@ MATCHES: dict[PacketClass, tuple[tuple[int, bytes], ...]] = {
         *_UNSEEN,
     ),
     PacketClass.TCP: ((_IPV4, _TO_SERVICE), (_IPV6, _TO_SERVICE), *_UNSEEN),
+    PacketClass.ARP: ((_ARP, b""), *_UNSEEN_TAGGED),
 }
 
 

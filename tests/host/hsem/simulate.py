@@ -290,7 +290,8 @@ class Host:
             agent = AgentState.SILENT
         return VmView(
             uuid=vm.uuid, domid=vm.domid, name=vm.name, vm_type=vm.vm_type, vcpus=vm.vcpus,
-            known_s=self.now_s - vm.born_s, paused=vm.paused, hrem={} if vm.vm_type is VmType.DOM0 else hrem,
+            known_s=self.now_s - vm.born_s, paused=vm.paused,
+            hrem=vm.base_hrem if vm.vm_type is VmType.DOM0 else hrem,
             agent=agent, report=vm.report, report_is_new=fresh, report_age_s=age_s, answer=vm.answer,
             held=frozenset(vm.limits) | vm.by_operator,
             passed_s=0.0 if vm.report is None else vm.report.interval_s,
