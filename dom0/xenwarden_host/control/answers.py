@@ -535,6 +535,7 @@ def _limit(status: LimitStatus) -> dict[str, Any]:
         "why": status.why,
         "since_unix_s": status.since_unix_s,
         "until_unix_s": status.until_unix_s,
+        "took_s": status.took_s,
         "detail": status.detail,
     }
 
