@@ -47,7 +47,8 @@ UDP = LimitKey.parse("vif-pps/udp")
 ICMP = LimitKey.parse("vif-pps/icmp")
 RATE = LimitKey.parse("vif-rate")
 CAP = LimitKey.parse("cap")
-POLICED = {"syn": SYN, "udp": UDP, "icmp": ICMP}
+TCP = LimitKey.parse("vif-pps/tcp")
+POLICED = {"syn": SYN, "udp": UDP, "icmp": ICMP, "stray": TCP}
 CLOSER = ("tcp_stalling", "tcp_stalled")  # an agent tells them at level 2
 BRIEF = tuple(signals.names(signals.VSEM, signals.VREM))
 
@@ -58,7 +59,7 @@ class Flood:
 
     sender: str
     receiver: str | None
-    kind: str  # "syn", "udp" or "icmp"
+    kind: str  # "syn", "udp", "icmp", or "stray": TCP of no connection
     pps: float
     start_s: float
     end_s: float = 1e9
@@ -207,9 +208,8 @@ class Host:
         hrem = {}
         for name, vm in self.vms.items():
             own = {"tx_pps": 10.0, "rx_pps": 10.0, "tx_bps": 40e3, "rx_bps": 40e3, "tx_dests": 3.0}
-            own |= {
-                f"{way}_{kind}_pps": 0.2 for way in ("tx", "rx") for kind in ("syn", "udp", "icmp", "synack")
-            }
+            kinds = ("syn", "udp", "icmp", "synack", "rst")
+            own |= {f"{way}_{kind}_pps": 0.2 for way in ("tx", "rx") for kind in kinds}
             own |= vm.base | vm.script(seconds)
             guest[name] = own
             counted = {f"vif_{w}_{u}": own[f"{w}_{u}"] for w in ("tx", "rx") for u in ("pps", "bps")}
@@ -237,14 +237,15 @@ class Host:
         if limit is not None and passed > limit:
             hrem[flood.sender]["vif_police_drop_pps"] += passed - limit
             passed = limit
-        _add(guest[flood.sender], "tx", flood.kind, flood.pps, bits)
+        kind = None if flood.kind == "stray" else flood.kind  # no class of its own
+        _add(guest[flood.sender], "tx", kind, flood.pps, bits)
         _add(hrem[flood.sender], "vif_tx", None, flood.pps, bits)
         back = passed * flood.answered
-        answer = "synack" if flood.kind == "syn" else flood.kind
+        answer = {"syn": "synack", "stray": "rst"}.get(flood.kind, flood.kind)
         _add(guest[flood.sender], "rx", answer, back, bits)
         _add(hrem[flood.sender], "vif_rx", None, back, bits)
         if flood.receiver is not None:
-            _add(guest[flood.receiver], "rx", flood.kind, passed, bits)
+            _add(guest[flood.receiver], "rx", kind, passed, bits)
             _add(hrem[flood.receiver], "vif_rx", None, passed, bits)
             _add(guest[flood.receiver], "tx", answer, back, bits)
             _add(hrem[flood.receiver], "vif_tx", None, back, bits)
