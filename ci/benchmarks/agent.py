@@ -48,6 +48,14 @@ MOST_CPU_PCT, MOST_CPU_LEVEL2_PCT = 5.0, 10.0
 STREAM_S = 1.0
 EXPORTER_PORT = 19100
 
+# The agent as it is, but for its question whether this is Xen.
+AGENT = """
+import sys
+from xenwarden_guest.collectors import xen
+from xenwarden_guest.main import main
+xen.on_xen = lambda roots: True
+sys.exit(main())
+"""
 SEND = """
 import socket, sys, time
 sock = socket.socket(socket.AF_PACKET, socket.SOCK_RAW, 0)
@@ -203,10 +211,6 @@ class Bench:
         self.dom0.set_permissions(home, ["n0", f"r{DOMID}"])
         priors = defaults().profiles["unknown"]
         self.dom0.write(f"{home}/history", encode("history", 1, {"learnt": "0", **priors}))
-        (directory / "sys" / "hypervisor").mkdir(parents=True)
-        (directory / "sys" / "hypervisor" / "type").write_text("xen\n")
-        for link in ("sys/class", "sys/block", "proc"):
-            (directory / link).symlink_to(f"/{link}")
 
     def agent(self, level: int) -> list[str]:
         """Return the agent's command, and order the level."""
@@ -214,10 +218,8 @@ class Bench:
             "order", level, {"level": str(level), "level1_s": INTERVAL_S, "level2_s": 1, "level2_max_s": 600}
         )
         self.dom0.write(f"/local/domain/{DOMID}/xenwarden/order", order)
-        code = "import sys; from xenwarden_guest.main import main; sys.exit(main())"
-        options = ["--root", self.directory, "--store", self.device]
         return self.namespace.enter(
-            "env", f"PYTHONPATH={ROOT}/domU:{ROOT}/xenstore", PYTHON, "-c", code, *options
+            "env", f"PYTHONPATH={ROOT}/domU:{ROOT}/xenstore", PYTHON, "-c", AGENT, "--store", self.device
         )
 
     def report_seq(self) -> int:

@@ -87,7 +87,7 @@ def check_parser(data: bytes) -> None:
             found = parse(text)
         except Unparsable:
             continue
-        numbers = found.values() if isinstance(found, dict) else [found]
+        numbers = found.values() if isinstance(found, dict) else found if isinstance(found, list) else [found]
         for number in numbers:
             for value in number if isinstance(number, tuple) else (number,):
                 require(isinstance(value, int), "counters are whole")

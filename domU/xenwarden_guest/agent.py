@@ -11,7 +11,7 @@ from xenwarden_channel import paths
 from xenwarden_channel.grants import RESOURCES
 from xenwarden_channel.messages import parse_number
 from xenwarden_guest import report
-from xenwarden_guest.collectors import diskstats, gather, interrupts, meminfo, pressure, read_file, snmp, stat
+from xenwarden_guest.collectors import diskstats, gather, interrupts, meminfo, pressure, snmp, stat
 from xenwarden_guest.level import STRONG_FACTOR, Order, State, decide, over_history
 from xenwarden_guest.vrem import signals as vrem
 from xenwarden_guest.vrem.pressure import Rules
@@ -31,9 +31,9 @@ if TYPE_CHECKING:
 
 COLLECTORS = (
     ("snmp", snmp.collect),
-    ("interrupts", interrupts.collect),
     ("diskstats", diskstats.collect),
     ("stat", stat.collect),
+    ("interrupts", interrupts.collect),  # of what `stat` read
     ("meminfo", meminfo.collect),
     ("pressure", pressure.collect),
 )
@@ -102,7 +102,6 @@ class Sensor:
         self.load.add(signals, seconds)
         self._before = after
         self._since_s = now_s
-        self.network.find_interfaces()
         return Sample(seconds, signals, missing, dests, sources)
 
 
@@ -131,25 +130,25 @@ class Agent:
         self._looked_s = 0.0
         self._signals: dict[str, float] = {}
         self._trouble = ""
+        self._poller = poll()
+        self._polled: set[int] = set()  # the files that it waits for
 
     def run(self) -> NoReturn:
         """Loop for ever."""
         look_s = monotonic()
         sleeping = False  # until a packet comes
         found = 0  # looks in turn that found packets
-        heard = True  # events may be there: they come along with answers, too, and poll does not see these
+        heard = False
         while True:
             now_s = monotonic()
-            heard |= self._channel.fileno() < 0  # the watch of a new connection fires at once
-            changed = self._channel.events(now_s) if self._channel.ready(now_s) and heard else set()
-            self._take(changed, now_s)
+            if self._channel.ready(now_s) and (heard or self._channel.pending):
+                self._take(self._channel.events(now_s), now_s)
             self._log_trouble()
-            spoke = bool(changed)
             if now_s >= self._report_s:
                 self._report(now_s)
-                look_s, spoke = now_s + PEEK_S, True
+                look_s = now_s + PEEK_S
             elif now_s >= look_s and not sleeping:
-                spoke |= self._peek(now_s)
+                self._peek(now_s)
                 look_s = now_s + PEEK_S
                 found = 0 if self._sensor.network.quiet else found + 1
                 sleeping = found < _STEADY and self._channel.fileno() >= 0
@@ -158,10 +157,10 @@ class Agent:
             sleeping = bool(files)
             next_s = self._report_s if sleeping else min(look_s, self._report_s)
             if self._looks is not None:
-                spoke |= self._look_at_others(self._looks, monotonic())
+                self._look_at_others(self._looks, monotonic())
                 next_s = min(next_s, self._looked_s + self._order.level2_s)
-            ready = self._wait(0.0 if spoke else next_s - monotonic(), files)
-            heard = self._channel.fileno() in ready or spoke
+            ready = self._wait(0.0 if self._channel.pending else next_s - monotonic(), files)
+            heard = self._channel.fileno() in ready
             if sleeping and not ready.isdisjoint(files):
                 now_s = monotonic()
                 if now_s >= look_s:
@@ -170,12 +169,12 @@ class Agent:
 
     def _wait(self, seconds: float, files: list[int]) -> set[int]:
         """Wait for XenStore or one of these files; return which have something to say."""
-        poller = poll()
-        if self._channel.fileno() >= 0:
-            poller.register(self._channel.fileno(), POLLIN)
-        for file in files:
-            poller.register(file, POLLIN)
-        return {file for file, _events in poller.poll(max(0.0, seconds) * 1000)}
+        wanted = {self._channel.fileno(), *files} - {-1}
+        if wanted != self._polled:
+            self._poller, self._polled = poll(), wanted
+            for file in wanted:
+                self._poller.register(file, POLLIN)
+        return {file for file, _events in self._poller.poll(max(0.0, seconds) * 1000)}
 
     def _interval_s(self) -> float:
         return self._order.level1_s if self._state.level == 1 else self._order.level2_s
@@ -236,33 +235,30 @@ class Agent:
         for node in looks.obey(message, self._sensor.network.networks, now_s):
             self._channel.remove(node, now_s)
 
-    def _look_at_others(self, looks: Looks, now_s: float) -> bool:
-        """Tell what was seen of other domains where it is time; return whether it was."""
+    def _look_at_others(self, looks: Looks, now_s: float) -> None:
+        """Tell what was seen of other domains where it is time."""
         if now_s >= looks.until_s:
             for node in looks.close():
                 self._channel.remove(node, now_s)
             self._looks = None
-            return True
+            return
         if now_s < self._looked_s + self._order.level2_s:
-            return False
+            return
         self._looked_s = now_s
         self._seq += 1
         for node, value in looks.finish(self._seq, now_s):
             self._channel.write(node, value, now_s)
-        return True
 
-    def _peek(self, now_s: float) -> bool:
+    def _peek(self, now_s: float) -> None:
         """Look at the network; report where this interval is an anomaly whatever comes."""
         # Fewer packets, of whatever class, are no anomaly by any limit.
         least = min([limit for name, limit in self._history.items() if name in SO_FAR], default=_ANY_PPS)
         if not self._sensor.peek(now_s, STRONG_FACTOR * least * self._interval_s()):
-            return False
+            return
         so_far = self._sensor.network.so_far(self._interval_s())
         over = over_history(so_far, self._history)
-        strong = any(factor >= STRONG_FACTOR for factor in over.values())
-        if strong:
+        if any(factor >= STRONG_FACTOR for factor in over.values()):
             self._report(now_s)
-        return strong
 
     def _report(self, now_s: float) -> None:
         sample = self._sensor.finish(now_s)
@@ -280,8 +276,8 @@ class Agent:
             self._channel.remove(paths.UP_DETAIL, now_s)
         # The next chance to write comes one interval later; a scheduling delay must not make it silence.
         due = now_s - self._written_s >= (_SILENCE_INTERVALS - 0.5) * self._interval_s()
-        same = not report.changed(self._written, sample.signals, self._history)
-        if state.level == 1 and before.level == 1 and not state.over and same and not due:
+        calm = state.level == before.level == 1 and not state.over and not due
+        if calm and not report.changed(self._written, sample.signals, self._history):
             return
         self._seq += 1
         message = report.report(
@@ -351,7 +347,7 @@ def read_rules(message: Message) -> Rules:
 def own_rss_kb(roots: Roots) -> int:
     """Return the agent's resident memory, 0 where it cannot be read."""
     try:
-        pages = read_file(roots.proc + "/self/statm").split()[1]
+        pages = roots.lines("self/statm").split()[1]
         return int(pages) * os.sysconf("SC_PAGE_SIZE") // 1024
     except (OSError, ValueError, IndexError):
         return 0
