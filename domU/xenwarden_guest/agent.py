@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from xenwarden_guest.channel import Channel
     from xenwarden_guest.collectors import Roots
     from xenwarden_guest.vsem.looks import Looks
+    from xenwarden_guest.vsem.talkers import Talkers
 
 COLLECTORS = (
     ("snmp", snmp.collect),
@@ -48,21 +49,26 @@ _SHORTEST_S, _LONGEST_S = 0.2, 300.0  # what an order can make of the intervals
 class Sample:
     """What one interval showed."""
 
-    __slots__ = ("dests", "missing", "seconds", "signals", "sources")
+    __slots__ = ("_rx", "_tx", "missing", "seconds", "signals")
 
     def __init__(
-        self,
-        seconds: float,
-        signals: dict[str, float],
-        missing: list[str],
-        dests: list[str],
-        sources: list[str],
+        self, seconds: float, signals: dict[str, float], missing: list[str], tx: Talkers, rx: Talkers
     ) -> None:
         self.seconds = seconds
         self.signals = signals
         self.missing = missing
-        self.dests = dests
-        self.sources = sources
+        self._tx = tx
+        self._rx = rx
+
+    @property
+    def dests(self) -> list[str]:
+        """Return the top destinations, as `Talkers.top` does."""
+        return self._tx.top(self.signals.get("tx_pps", 0.0), self.signals.get("tx_syn_pps", 0.0))
+
+    @property
+    def sources(self) -> list[str]:
+        """Return the top sources."""
+        return self._rx.top(self.signals.get("rx_pps", 0.0), self.signals.get("rx_syn_pps", 0.0))
 
 
 class Sensor:
@@ -95,14 +101,14 @@ class Sensor:
         seconds = now_s - self._since_s
         after: dict[str, int] = {}
         missing = gather(COLLECTORS, self._roots, after)
-        signals, dests, sources, failed = self.network.finish(seconds)
+        signals, tx, rx, failed = self.network.finish(seconds)
         missing += failed
         signals.update(vsem.signals(self._before, after, seconds))
         signals.update(vrem.signals(self._before, after, seconds))
         self.load.add(signals, seconds)
         self._before = after
         self._since_s = now_s
-        return Sample(seconds, signals, missing, dests, sources)
+        return Sample(seconds, signals, missing, tx, rx)
 
 
 class Agent:

@@ -105,7 +105,7 @@ def flood(distinct: int, seed: int) -> dict[str, object]:
                 out.send(bulk)
                 sent += 2
             monitor.glance(1.0, 1)
-        signals, top, _sources, _failed = monitor.finish(5.0)
+        signals, tx, _rx, _failed = monitor.finish(5.0)
     monitor.close()
     return {
         "syns": 3000 / 5,
@@ -115,7 +115,7 @@ def flood(distinct: int, seed: int) -> dict[str, object]:
         "dests": len(truth) + 1,
         "dests_estimated": signals["tx_dests"],
         "top_share": signals["tx_top_share"],
-        "top": top[0].split(",")[0],
+        "top": tx.top(signals["tx_pps"], signals["tx_syn_pps"])[0].split(",")[0],
     }
 
 

@@ -176,34 +176,38 @@ class Plan:
 
     One in 2^`shift` at random, of TCP SYN one in 2^`syn_shift`, and all whose peer's address hashes into
     the lowest 1 / 2^`slice_shift` of the hash's range: enough of the peers are seen whole to count them.
+    `met` and `wait` are the planner's own, and two plans that differ in these only take the same packets.
     """
 
-    __slots__ = ("salt", "shift", "slice_shift", "syn_shift")
+    __slots__ = ("met", "salt", "shift", "slice_shift", "syn_shift", "wait")
 
     def __init__(self, salt: int, shift: int = 0, syn_shift: int = 0, slice_shift: int = 0) -> None:
         self.salt = salt
         self.shift = shift
         self.syn_shift = syn_shift
         self.slice_shift = slice_shift
+        self.met = 0  # loud peers that were in the slice
+        self.wait = 0  # looks before the slice may become wider
+
+    def _takes(self) -> tuple[int, int, int, int]:
+        return self.salt, self.shift, self.syn_shift, self.slice_shift
 
     def __eq__(self, other: object) -> bool:
-        return isinstance(other, Plan) and all(
-            getattr(self, at) == getattr(other, at) for at in self.__slots__
-        )
+        return isinstance(other, Plan) and self._takes() == other._takes()
 
     def __hash__(self) -> int:
-        return hash((self.salt, self.shift, self.syn_shift, self.slice_shift))
+        return hash(self._takes())
 
     @property
     def takes_all(self) -> bool:
         """Say whether nothing is left out."""
         return self.slice_shift == 0
 
-    def chance(self, address: bytes, *, syn: bool) -> float:
-        """Return how likely a packet with this peer was to be taken."""
-        if address_hash(address, self.salt) <= _WORD >> self.slice_shift:
-            return 1.0
-        return 1.0 / (1 << (self.syn_shift if syn else self.shift))
+    def stands_for(self, hashed: int, *, syn: bool) -> int:
+        """Return how many packets one that was taken stands for; `hashed` is its peer's `address_hash`."""
+        if hashed <= _WORD >> self.slice_shift:
+            return 1
+        return 1 << (self.syn_shift if syn else self.shift)
 
 
 def address_hash(address: bytes, salt: int) -> int:

@@ -8,7 +8,7 @@ import os
 from xenwarden_guest.collectors import interfaces, netdev
 from xenwarden_guest.delta import step
 from xenwarden_guest.vsem.bpf import CLASSES, Plan
-from xenwarden_guest.vsem.headers import Networks, parse
+from xenwarden_guest.vsem.headers import Networks, grouped
 from xenwarden_guest.vsem.plan import BUDGET_PPS, Seen, next_plan
 from xenwarden_guest.vsem.sockets import FRAMES, ClassCounter, HeaderSampler
 from xenwarden_guest.vsem.talkers import Talkers
@@ -196,14 +196,11 @@ class Monitor:
         chosen, lost = sampler.counts()
         scale = chosen / (chosen - lost) if chosen > lost else 1.0
         in_slice = [0, 0]
-        for sent, frame in samples:
-            header = parse(frame)
-            if header is None:
-                continue
+        for sent, header, count in grouped(samples):
             if sent:
-                in_slice[0] += self._tx.add(header, sampler.sent, scale)
+                in_slice[0] += count * self._tx.add(header, sampler.sent, scale * count)
             else:
-                in_slice[1] += self._rx.add(header, sampler.received, scale)
+                in_slice[1] += count * self._rx.add(header, sampler.received, scale * count)
         seconds = max(seconds, _SHORTEST_S)
         plans = []
         for way, plan in enumerate((sampler.sent, sampler.received)):
@@ -249,8 +246,8 @@ class Monitor:
             if counter in sums
         }
 
-    def finish(self, seconds: float) -> tuple[dict[str, float], list[str], list[str], list[str]]:
-        """Return signals, top destinations, top sources and what failed, of the `seconds` until now.
+    def finish(self, seconds: float) -> tuple[dict[str, float], Talkers, Talkers, list[str]]:
+        """Return signals, destinations, sources and what failed, of the `seconds` until now.
 
         A collector that failed meanwhile takes its signals with it: part of a sum is no sum. Interfaces
         that came, went or changed are followed from here on.
@@ -258,12 +255,11 @@ class Monitor:
         table = self._table()
         found = self._interface_rates(table, seconds)
         found.update(self.packets(seconds))
-        dests = self._tx.top(found.get("tx_pps", 0.0), found.get("tx_syn_pps", 0.0))
-        sources = self._rx.top(found.get("rx_pps", 0.0), found.get("rx_syn_pps", 0.0))
+        tx, rx = self._tx, self._rx
         failed = self.start()
         if table:
             self._find(list(table))
-        return found, dests, sources, failed
+        return found, tx, rx, failed
 
     def packets(self, seconds: float) -> dict[str, float]:
         """Return the signals of packets by class and of their headers, of the `seconds` since `start`."""

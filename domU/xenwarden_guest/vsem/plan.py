@@ -13,6 +13,9 @@ _SYN_PART, _OTHER_PART, _SLICE_PART = 0.25, 0.25, 0.5
 _MOST = 20
 # Steps of the slice's shift: wider while it shows little, narrower and elsewhere when a loud peer is in it.
 _WIDEN, _NARROW = 3, 2
+# Where there are few peers and a loud one, a slice that is widened meets it again and again, and each time
+# costs a new filter and a full ring: it then stays for twice as many looks, up to this power of two.
+_MOST_MET = 6
 
 
 class Seen:
@@ -33,24 +36,28 @@ def next_plan(plan: Plan, seen: Seen, budget_pps: float, new_salt: int) -> Plan:
         return plan if plan.takes_all else Plan(new_salt)
     even = max(1, _shift_for(seen.pps, slice_pps))  # right for traffic spread evenly over addresses
     slice_shift = plan.slice_shift
-    salt = plan.salt
+    salt, met, wait = plan.salt, plan.met, max(0, plan.wait - 1)
     if plan.takes_all:
         slice_shift = even
     elif seen.in_slice_pps > 2 * slice_pps:
         slice_shift = min(max(slice_shift, even), slice_shift + _NARROW)
         salt = new_salt
-    else:
+        met = min(met + 1, _MOST_MET)
+        wait = 1 << met
+    elif not wait:
         # As much wider as what it shows leaves room for.
         room = 0
         while room < _WIDEN and max(seen.in_slice_pps, 1.0) * (2 << room) <= slice_pps:
             room += 1
         slice_shift = max(1, slice_shift - room)
-    return Plan(
+    planned = Plan(
         salt,
         _settle(plan.shift, _shift_for(seen.pps - seen.syn_pps, budget_pps * _OTHER_PART)),
         _settle(plan.syn_shift, _shift_for(seen.syn_pps, budget_pps * _SYN_PART)),
         slice_shift,
     )
+    planned.met, planned.wait = met, wait
+    return planned
 
 
 def _shift_for(pps: float, budget_pps: float) -> int:

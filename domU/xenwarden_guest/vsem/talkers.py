@@ -77,12 +77,13 @@ class Talkers:
         self._external = 0.0
 
     def add(self, header: Header, plan: Plan, scale: float) -> bool:
-        """Count one packet that was sampled by `plan`; `scale` makes up for samples that were lost.
+        """Count a packet that was sampled by `plan`, or `scale` of them: there were more, or some were lost.
 
         Return whether its peer is in the slice of addresses that is taken whole.
         """
         address = header.dest if self._outgoing else header.source
-        weight = scale / plan.chance(address, syn=header.syn)
+        hashed = address_hash(address, plan.salt)
+        weight = scale * plan.stands_for(hashed, syn=header.syn)
         self._packets += weight
         self._syns += weight * header.syn
         if self._networks and not self._networks.inside(address):
@@ -92,7 +93,6 @@ class Talkers:
             peer = self._peers[address, header.protocol] = _Peer()
         if peer is not None:
             peer.add(weight, header.dest_port, syn=header.syn)
-        hashed = address_hash(address, plan.salt)
         self._count(address, hashed, plan)
         return hashed <= _WORD >> plan.slice_shift
 
