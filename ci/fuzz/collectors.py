@@ -39,8 +39,8 @@ from xenwarden_guest.collectors import (
 from xenwarden_guest.level import State
 from xenwarden_guest.vrem.pressure import lacks
 from xenwarden_guest.vsem import headers, monitor
-from xenwarden_guest.vsem.bpf import Plan
 from xenwarden_guest.vsem.headers import Networks
+from xenwarden_guest.vsem.plan import Plan
 from xenwarden_guest.vsem.talkers import Talkers
 from xenwarden_host.daemon import guests
 

@@ -21,6 +21,7 @@ from xenwarden_guest.vsem import bpf
 from xenwarden_guest.vsem.headers import Networks
 from xenwarden_guest.vsem.looks import Looks
 from xenwarden_guest.vsem.monitor import Monitor
+from xenwarden_guest.vsem.plan import Plan
 from xenwarden_guest.vsem.sockets import ClassCounter, HeaderSampler
 
 MAC_HERE, MAC_THERE = "02:00:00:00:00:01", "02:00:00:00:00:02"
@@ -57,7 +58,7 @@ def each_frame() -> dict[str, object]:
     """Send and receive every frame; return classes counted and all bytes that reached user space."""
     here = interface("here")
     counter = ClassCounter(here)
-    sampler = HeaderSampler(here, bpf.Plan(1), bpf.Plan(2))
+    sampler = HeaderSampler(here, Plan(1), Plan(2))
     sockets = {"sent": raw("here"), "received": raw("there")}
     out: dict[str, object] = {}
     for name, (frame, _kind) in frames.FRAMES.items():

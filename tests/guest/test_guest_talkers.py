@@ -10,9 +10,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from xenwarden_guest.vsem.bpf import Plan, address_hash
 from xenwarden_guest.vsem.headers import Header, Networks, address_text, grouped, parse
-from xenwarden_guest.vsem.plan import BUDGET_PPS, Seen, next_plan
+from xenwarden_guest.vsem.plan import BUDGET_PPS, Plan, Seen, address_hash, next_plan
 from xenwarden_guest.vsem.talkers import MAX_ADDRESSES, MAX_PEERS, Talkers
 
 NOWHERE = Networks()

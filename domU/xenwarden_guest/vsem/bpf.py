@@ -13,9 +13,13 @@ from __future__ import annotations
 
 from sys import byteorder
 
+from xenwarden_guest.vsem.plan import HASH_1, HASH_2, WORD
+
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable
+
+    from xenwarden_guest.vsem.plan import Plan
 
 # Opcodes (class | size | mode).
 _LD_W_ABS, _LD_H_ABS, _LD_B_ABS = 0x20, 0x28, 0x30
@@ -81,10 +85,6 @@ _ANSWERS = (
 # Scratch memory: direction; next header or a length; protocol; X; the peer's address, folded; a random word.
 _SCRATCH_RX, _SCRATCH_NEXT, _SCRATCH_PROTOCOL, _SCRATCH_X, _SCRATCH_PEER, _SCRATCH_CHANCE = range(6)
 _IPV6_EXTENSIONS = 3  # how many extension headers are walked; a longer chain is of class "other"
-
-_WORD = 0xFFFFFFFF
-# Odd multipliers with evenly spread bits, those of MurmurHash3's finaliser.
-_HASH_1, _HASH_2 = 0x85EBCA6B, 0xC2B2AE35
 
 
 class Program:
@@ -171,55 +171,6 @@ def classifier(own_mac: bytes = b"", *, backend: bool = False) -> bytes:
     return p.assemble()
 
 
-class Plan:
-    """Which packets a sampler takes; each is a power of two, so that plans change seldom.
-
-    One in 2^`shift` at random, of TCP SYN one in 2^`syn_shift`, and all whose peer's address hashes into
-    the lowest 1 / 2^`slice_shift` of the hash's range: enough of the peers are seen whole to count them.
-    `met` and `wait` are the planner's own, and two plans that differ in these only take the same packets.
-    """
-
-    __slots__ = ("met", "salt", "shift", "slice_shift", "syn_shift", "wait")
-
-    def __init__(self, salt: int, shift: int = 0, syn_shift: int = 0, slice_shift: int = 0) -> None:
-        self.salt = salt
-        self.shift = shift
-        self.syn_shift = syn_shift
-        self.slice_shift = slice_shift
-        self.met = 0  # loud peers that were in the slice
-        self.wait = 0  # looks before the slice may become wider
-
-    def _takes(self) -> tuple[int, int, int, int]:
-        return self.salt, self.shift, self.syn_shift, self.slice_shift
-
-    def __eq__(self, other: object) -> bool:
-        return isinstance(other, Plan) and self._takes() == other._takes()
-
-    def __hash__(self) -> int:
-        return hash(self._takes())
-
-    @property
-    def takes_all(self) -> bool:
-        """Say whether nothing is left out."""
-        return self.slice_shift == 0
-
-    def stands_for(self, hashed: int, *, syn: bool) -> int:
-        """Return how many packets one that was taken stands for; `hashed` is its peer's `address_hash`."""
-        if hashed <= _WORD >> self.slice_shift:
-            return 1
-        return 1 << (self.syn_shift if syn else self.shift)
-
-
-def address_hash(address: bytes, salt: int) -> int:
-    """Return the 32-bit hash of an address (4 or 16 bytes) that the sampler's program computes."""
-    folded = salt
-    for at in range(0, len(address), 4):
-        folded ^= int.from_bytes(address[at : at + 4], "big")
-    folded = folded * _HASH_1 & _WORD
-    folded ^= folded >> 16
-    return folded * _HASH_2 & _WORD
-
-
 def sampler(sent: Plan, received: Plan, own_mac: bytes = b"", *, backend: bool = False) -> bytes:
     """Return the program that takes packets by the plan of their direction, cut to their headers.
 
@@ -281,7 +232,7 @@ def _by_chance(p: Program, plan: Plan, kind: str, way: str) -> None:
     """Go on at "taken" where chance has it, else at the slice."""
     if not plan.takes_all:
         p.op(_LD_MEM, _SCRATCH_CHANCE)
-        p.jump(_JGT, _WORD >> (plan.syn_shift if kind == "syn" else plan.shift), f"{way}_by_peer")
+        p.jump(_JGT, WORD >> (plan.syn_shift if kind == "syn" else plan.shift), f"{way}_by_peer")
     p.goto("taken")
 
 
@@ -291,7 +242,7 @@ def _by_peer(p: Program, plan: Plan, way: str) -> None:
     p.op(_STX, _SCRATCH_X)
     _hash_peer(p, plan)
     p.op(_LDX_MEM, _SCRATCH_X)
-    p.jump(_JGT, _WORD >> plan.slice_shift, "none")
+    p.jump(_JGT, WORD >> plan.slice_shift, "none")
     p.goto("taken")
 
 
@@ -299,11 +250,11 @@ def _hash_peer(p: Program, plan: Plan) -> None:
     """Leave in A what `address_hash` makes of the peer's address; X is lost."""
     p.op(_LD_MEM, _SCRATCH_PEER)
     p.op(_XOR_K, plan.salt)
-    p.op(_MUL_K, _HASH_1)
+    p.op(_MUL_K, HASH_1)
     p.op(_TAX)
     p.op(_RSH_K, 16)
     p.op(_XOR_X)
-    p.op(_MUL_K, _HASH_2)
+    p.op(_MUL_K, HASH_2)
 
 
 def counted_only() -> bytes:
@@ -367,9 +318,9 @@ def _sample_plain(p: Program, way: str, plan: Plan, *, by_peer: bool) -> None:
         p.op(_ST, _SCRATCH_PEER)
     if not plan.takes_all:
         p.op(_LD_MEM, _SCRATCH_CHANCE)
-        p.jump(_JGT, _WORD >> min(plan.shift, plan.syn_shift), "", maybe)
+        p.jump(_JGT, WORD >> min(plan.shift, plan.syn_shift), "", maybe)
         _hash_peer(p, plan)
-        p.jump(_JGT, _WORD >> plan.slice_shift, "", maybe)
+        p.jump(_JGT, WORD >> plan.slice_shift, "", maybe)
         p.op(_RET_K, 0)
         p.label(maybe)
     p.op(_LDX_IMM, 14 + 20)

@@ -7,9 +7,9 @@ import os
 
 from xenwarden_guest.collectors import interfaces, netdev
 from xenwarden_guest.delta import step
-from xenwarden_guest.vsem.bpf import CLASSES, Plan
+from xenwarden_guest.vsem.bpf import CLASSES
 from xenwarden_guest.vsem.headers import Networks, grouped
-from xenwarden_guest.vsem.plan import BUDGET_PPS, Seen, next_plan
+from xenwarden_guest.vsem.plan import BUDGET_PPS, Plan, Seen, next_plan
 from xenwarden_guest.vsem.sockets import FRAMES, ClassCounter, HeaderSampler
 from xenwarden_guest.vsem.talkers import Talkers
 

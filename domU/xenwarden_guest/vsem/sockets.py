@@ -30,6 +30,7 @@ from xenwarden_guest.vsem import bpf
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from xenwarden_guest.collectors.interfaces import Interface
+    from xenwarden_guest.vsem.plan import Plan
 
 _ETH_P_ALL = 3
 _SO_ATTACH_FILTER = 26  # asm-generic/socket.h; Python does not name it
@@ -129,7 +130,7 @@ class HeaderSampler:
 
     __slots__ = ("_backend", "_next", "_own_mac", "_ring", "_socket", "received", "sent")
 
-    def __init__(self, interface: Interface, sent: bpf.Plan, received: bpf.Plan) -> None:
+    def __init__(self, interface: Interface, sent: Plan, received: Plan) -> None:
         self._own_mac = interface.address if interface.bridge else b""
         self._backend = interface.backend
         self._next = 0
@@ -151,7 +152,7 @@ class HeaderSampler:
         code = bpf.sampler(self.sent, self.received, self._own_mac, backend=self._backend)
         _attach(self._socket, SOL_SOCKET, _SO_ATTACH_FILTER, code)
 
-    def follow(self, sent: bpf.Plan, received: bpf.Plan) -> None:
+    def follow(self, sent: Plan, received: Plan) -> None:
         """Sample by these plans from now on.
 
         Raises:

@@ -8,13 +8,13 @@ adaptive sampling; Flajolet, 1990): with 400 addresses in the slice the standard
 
 from __future__ import annotations
 
-from xenwarden_guest.vsem.bpf import address_hash
 from xenwarden_guest.vsem.headers import address_text
+from xenwarden_guest.vsem.plan import address_hash
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from xenwarden_guest.vsem.bpf import Plan
     from xenwarden_guest.vsem.headers import Header, Networks
+    from xenwarden_guest.vsem.plan import Plan
 
 MAX_ADDRESSES = 1024  # in the slice; about 100 kB
 MAX_PEERS = 512
