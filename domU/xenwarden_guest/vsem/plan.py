@@ -7,8 +7,9 @@ WORD = 0xFFFFFFFF
 # Odd multipliers with evenly spread bits, those of MurmurHash3's finaliser.
 HASH_1, HASH_2 = 0x85EBCA6B, 0xC2B2AE35
 
-# Sampled packets per second of one direction that are worth their CPU time, by level.
-BUDGET_PPS = {1: 80.0, 2: 200.0}
+# Sampled packets per second of one direction that are worth their CPU time, by level; both directions' fit into
+# the ring from look to look.
+BUDGET_PPS = {1: 80.0, 2: 120.0}
 # Parts of it: SYNs by chance, other packets by chance, and the slice of addresses, whose size decides how
 # well distinct peers are counted.
 _SYN_PART, _OTHER_PART, _SLICE_PART = 0.25, 0.25, 0.5
