@@ -7,8 +7,8 @@ WORD = 0xFFFFFFFF
 # Odd multipliers with evenly spread bits, those of MurmurHash3's finaliser.
 HASH_1, HASH_2 = 0x85EBCA6B, 0xC2B2AE35
 
-# Sampled packets per second of one direction that are worth their CPU time, by level; both directions' fit into
-# the ring from look to look.
+# Sampled packets per second of one direction that are worth their CPU time, by level; both directions' fit
+# into the ring from look to look.
 BUDGET_PPS = {1: 80.0, 2: 120.0}
 # Parts of it: SYNs by chance, other packets by chance, and the slice of addresses, whose size decides how
 # well distinct peers are counted.
