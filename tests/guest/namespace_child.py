@@ -134,8 +134,10 @@ def few_packets() -> dict[str, object]:
         out.send(frame)
         looked.append(monitor.glance(1.0, 5))
     signals = monitor.finish(1.0)[0]
+    monitor.look(1.0)
+    quiet = monitor.finish(1.0)[0]
     monitor.close()
-    return {"looked": looked, "syns": signals["tx_syn_pps"]}
+    return {"looked": looked, "syns": signals["tx_syn_pps"], "quiet": quiet}
 
 
 def down_and_up() -> dict[str, object]:
