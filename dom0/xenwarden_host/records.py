@@ -140,6 +140,7 @@ class LimitStatus:
     set_to: str | None = None  # what was made of `original`, in the same words; None: nothing yet
     read_back: str | None = None  # what stood there when it was last read
     until_unix_s: float | None = None  # when it lapses by itself
+    took_s: float | None = None  # from the decision until it was read back as set; None: not seen by this run
 
 
 # --- what HSEM sees ---------------------------------------------------------------------------------

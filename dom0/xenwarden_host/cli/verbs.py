@@ -101,6 +101,7 @@ _LIMIT_NOW = (
     ("why", "the reason, one sentence"),
     ("since_unix_s", "when it was first wanted"),
     ("until_unix_s", "when it lapses by itself; null: never"),
+    ("took_s", "from the decision until it was read back as set; null: decided before the daemon began"),
     ("detail", "what is wrong where the state is not set"),
 )
 

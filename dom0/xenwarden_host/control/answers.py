@@ -445,10 +445,10 @@ class Answers:
         uuid, name = self._known(request)
         if warden.dry_run and not request.get("dry_run"):
             raise XenwardenError("xenwardend runs with --dry-run: it changes nothing")
-        if name and (warden.engine.status(uuid) or warden.hsem.state(uuid) is not VmState.NORMAL):
-            raise XenwardenError(
-                f"{name} is {warden.hsem.state(uuid)} or has limits", hint=f"xenwarden release {name}"
-            )
+        state = warden.hsem.state(uuid)
+        if name and (warden.engine.status(uuid) or state is not VmState.NORMAL):
+            why = "has limits" if state is VmState.NORMAL else f"is {state}"
+            raise XenwardenError(f"{name} {why}", hint=f"first: xenwarden release {name}")
         known = warden.operator.known_of(uuid)
         if not request.get("dry_run"):
             warden.operator.forget(uuid, name or uuid, f"operator:{user}")
@@ -517,8 +517,9 @@ def _orders(given: Any) -> dict[LimitKey, int]:
             raise XenwardenError(f"there is no limit {name!r}") from None
         if (key.kind is LimitKind.VIF_PPS) != (key.match is not None):
             raise XenwardenError(f"there is no limit {name!r}")
-        if type(value) is not int or not 0 <= value <= _HIGHEST.get(key.kind, 1 << 53):
-            raise XenwardenError(f"{name} cannot be {value}")
+        highest = _HIGHEST.get(key.kind, 1 << 53)
+        if type(value) is not int or not 0 <= value <= highest:
+            raise XenwardenError(f"{name} cannot be {value}: it is a whole number of at most {highest}")
         orders[key] = value
     return orders
 
@@ -535,6 +536,7 @@ def _limit(status: LimitStatus) -> dict[str, Any]:
         "why": status.why,
         "since_unix_s": status.since_unix_s,
         "until_unix_s": status.until_unix_s,
+        "took_s": status.took_s,
         "detail": status.detail,
     }
 

@@ -71,6 +71,8 @@ def limit_change(status: LimitStatus, name: str) -> str:
     none = status.original is None or (status.key.kind is LimitKind.CAP and status.original == "0")
     there = "no limit" if none else status.original
     if status.state is LimitState.SET:
+        if status.detail:
+            return f"{what} not limited to {amount(status.key, status.value)}: {status.detail}"
         return f"{what} limited to {amount(status.key, status.value)} (before: {there})"
     if status.state is LimitState.LIFTED:
         return f"{what} no longer limited (again: {there})"

@@ -51,6 +51,9 @@ class Machine:
     def step(self, turn: Turn, asked: RuleSet) -> list[Action]:
         """Return what follows from one VM's tick; `asked` are those rules that may be asked in this tick."""
         out: list[Action] = []
+        if turn.policy.exempt and turn.vm.state is not VmState.NORMAL:
+            # An admin's new word: whoever has no limits any more is no longer held for contained either.
+            return self.close(turn.vm, None, "the policy exempts it now", (), turn.sight.now_s)
         rules = asked.all
         fired = [item for item in self._fired(turn, asked) if not self._alerted(turn, item, out)]
         match turn.vm.state:
