@@ -51,7 +51,7 @@ class Channel:
     @property
     def pending(self) -> bool:
         """Say whether there are events that came along with an answer: `poll` does not see these."""
-        return self._store is not None and self._store.pending
+        return self._store is not None and self._connected and self._store.pending
 
     def ready(self, now_s: float) -> bool:
         """Connect and watch where that is due; say whether the store can be used."""
