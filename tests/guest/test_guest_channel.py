@@ -3,13 +3,14 @@
 
 from __future__ import annotations
 
-from typing import NoReturn
-
-import pytest
+from typing import TYPE_CHECKING, NoReturn
 
 from xenwarden_channel import paths
 from xenwarden_channel.errors import DeadlineError, DisconnectedError
 from xenwarden_guest import channel
+
+if TYPE_CHECKING:
+    import pytest
 
 
 class Stalled:
