@@ -132,6 +132,8 @@ def run_show(parsed: Parsed) -> int:
     agent = vm["agent"]
     if agent is None:
         lines.append(("Agent", "never reported"))
+    elif agent["age_s"] is None:
+        lines.append(("Agent", f"{agent['state']}, no report was understood yet"))
     else:
         cost = f"{agent['rss_kb']} kB, {agent['cpu_s']:.1f} CPU seconds in {span(agent['wall_s'])}"
         told = f"{agent['state']}, version {agent['version'] or '?'}, last report {span(agent['age_s'])} ago"

@@ -63,7 +63,7 @@ ROOT = Path(__file__).resolve().parents[3]
         ("limit web --cap lots", "no whole number"),
         ("limit web --vif-rate 10Mb", "no rate such as"),
         ("limit web --vif-rate 10Mb/s@50", "a bare number is seconds"),
-        ("limit web --vif-pps tcp=5", "no class of packets"),
+        ("limit web --vif-pps dns=5", "no class of packets"),
         ("limit web --for 10", "needs a limit to set"),
         ("limit web --cap 5 --for soon", "no time such as"),
         ("limit web -N", "needs a limit to set"),
