@@ -67,14 +67,10 @@ def _under_load(saved: dict[str, list[float]]) -> list[Figure]:
         ("agent.cpu_per_gb", "stream1", "s/GB"),
         ("agent.cpu_per_million_small", "small1", "s/million"),
     ):
-        # Others on the machine only ever add.
-        cpu = {kind: min(saved[f"{traffic}-{kind}-cpu"]) for kind in ("none", "level1", "softflowd")}
+        more = {kind: _more(saved, traffic, kind) for kind in ("level1", "softflowd")}
         figures.append(
-            figure(
-                name, cpu["level1"] - cpu["none"], unit,
-                peer="softflowd", peer_value=cpu["softflowd"] - cpu["none"], at_most=1,
-            )
-        )  # fmt: skip
+            figure(name, more["level1"], unit, peer="softflowd", peer_value=more["softflowd"], at_most=1)
+        )
     for level, most in MOST_OWN_PCT.items():
         own = statistics.median(saved[f"small{level}-level{level}-own"])
         name = f"agent.small_level{level}_own_cpu"
@@ -82,3 +78,9 @@ def _under_load(saved: dict[str, list[float]]) -> list[Figure]:
     rss = max(saved["small2-level2-rss"])
     figures.append(figure("agent.rss_level2", rss, "kB", peer="limit", peer_value=MOST_RSS_KB[2], at_most=1))
     return figures
+
+
+def _more(saved: dict[str, list[float]], traffic: str, kind: str) -> float:
+    """Return what the same traffic took more of the vCPU, run by run, than the one without beside it."""
+    pairs = zip(saved[f"{traffic}-{kind}-cpu"], saved[f"{traffic}-none-cpu"], strict=True)
+    return statistics.median(one - other for one, other in pairs)
