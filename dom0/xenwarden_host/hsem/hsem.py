@@ -263,6 +263,7 @@ class Hsem:
             upper=self._history.uppers(view.uuid).get,
             before=vm.before,
             habits=vm.habits,
+            enough=self._policy.history,
             masked=masks,
             traffic=vm.traffic,
             limits={key: value for key, value in vm.limits.items() if key in view.held} if vm.limits else {},
@@ -337,7 +338,8 @@ class Hsem:
             habit = vm.habits.get(key)
             if habit is None:
                 habit = vm.habits[key] = Habit(key, least)
-            if habit.take(signals[signal], vm.counted_s if by_dom0 else vm.covered_s):
+            covered_s, passed_s = (vm.counted_s, 0.0) if by_dom0 else (vm.covered_s, view.passed_s)
+            if habit.take(signals[signal], covered_s, passed_s, self._policy.history):
                 (vm.strange.add if habit.strange else vm.strange.discard)(key)
 
     def _drop_gone(self, views: Mapping[str, VmView], now_s: float) -> None:
