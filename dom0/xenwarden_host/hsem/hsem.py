@@ -132,6 +132,25 @@ class Hsem:
             return []
         return self._machine.close(vm, None, f"released by {who}", (), self._last_s)
 
+    def score(self, uuid: str, signals: Mapping[str, float]) -> tuple[float, str]:
+        """Return how unusual the VM's signals of the last tick were, and which is most so.
+
+        In times its usual upper limit, or, of a signal that has a habit, in times what would be unlike
+        itself: above 1 it is unusual. 0 and "" where nothing is known to compare with.
+        """
+        masks, upper = self._masked_of(uuid), self._history.uppers(uuid)
+        scores = [
+            (value / upper[name], name)
+            for name, value in signals.items()
+            if name in upper and name not in masks
+        ]
+        vm = self._vms.get(uuid)
+        if vm is not None:
+            scores += [
+                (habit.score(), key.signal) for key, habit in vm.habits.items() if key.signal in signals
+            ]
+        return max(scores, default=(0.0, ""))
+
     def ordered_level(self, uuid: str) -> Level | None:
         """Return the level that an operator ordered, ONE where nobody did; None: a VM not seen yet."""
         vm = self._vms.get(uuid)
