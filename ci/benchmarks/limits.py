@@ -33,6 +33,7 @@ MANY = 100
 TURNS = 7
 KEYS = tuple(LimitKey.parse(text) for text in ("cap", "vif-rate", "vif-pps/syn"))
 HERE = Path(__file__).parent
+XL = "xl sched-credit -d -c"
 _STUDENT = 1.729  # of Student's t, 95 % on one side with 19 degrees of freedom: twenty pairs
 
 
@@ -43,7 +44,7 @@ def run() -> list[Figure]:
 
 
 def _credit(outcome: Outcome) -> list[Figure]:
-    ours, xl = (_saved(outcome, "latency", take) for take in ("first", "last"))
+    ours, order, xl = (number for _, number in outcome.saved["latency"])
     return [
         *_caps(outcome, "credit"),
         *(
@@ -67,9 +68,8 @@ def _credit(outcome: Outcome) -> list[Figure]:
                 f"vbd_io_{asked}_reads", _saved(outcome, f"vbd_io_{asked}") / 2048, "MiB/s", asked, 0.1
             )
         ),
-        figure(
-            "limits.until_read_back", ours, "ms", peer="xl sched-credit -d -c", peer_value=xl, at_most=0.2
-        ),
+        figure("limits.until_read_back", ours, "ms", peer=XL, peer_value=xl, at_most=0.2),
+        figure("limits.order_over_the_socket", order, "ms", peer=XL, peer_value=xl, at_most=0.3),
         *(_after_release(outcome, name) for name in ("spin", "send", "read")),
     ]
 

@@ -11,6 +11,7 @@ that the tests replay, and `keep` in place of SECONDS renews it. The fuzzer begi
 from __future__ import annotations
 
 import atexit
+import contextlib
 import math
 import shutil
 import sys
@@ -32,8 +33,10 @@ from xenwarden_guest.collectors import (
     interrupts,
     meminfo,
     netdev,
+    netstat,
     pressure,
     snmp,
+    sockdiag,
     stat,
 )
 from xenwarden_guest.level import State
@@ -56,7 +59,8 @@ MAX_INPUT = 4096
 INTERVAL_S = 5.0
 NAMES = sorted(kernel_files.FILES)
 MISSING = {
-    "diskstats", "headers", "interfaces", "interrupts", "meminfo", "netdev", "pressure", "snmp", "stat",
+    "diskstats", "headers", "interfaces", "interrupts", "meminfo", "netdev", "netstat", "pressure", "snmp",
+    "sockdiag", "stat",
 }  # fmt: skip
 MOST = 1e20  # what the kernel's counters can hold at all: a gauge is told as it stands
 
@@ -104,6 +108,14 @@ def parse_mac(text: bytes) -> int:
     address = interfaces.parse_address(text)
     require(len(address) in (0, 6), "an address is whole")
     return len(address)
+
+
+def parse_sockets(answer: bytes) -> int:
+    """Parse what the kernel tells of sockets, or its refusal."""
+    found: list[sockdiag.Connection] = []
+    with contextlib.suppress(OSError):
+        sockdiag.parse(answer, found)
+    return sum([int(getattr(one, name)) for one in found for name in one.__slots__])
 
 
 def check_tree(data: bytes) -> None:
@@ -209,6 +221,6 @@ FRAMES = (
 )
 PARSERS = (
     parse_disks, interrupts.parse, meminfo.parse, netdev.parse, pressure.parse, snmp.parse,
-    snmp.parse6, stat.parse, parse_mac,
+    snmp.parse6, stat.parse, parse_mac, netstat.parse, parse_sockets,
 )  # fmt: skip
 TARGETS = (check_parser, check_tree, check_headers)

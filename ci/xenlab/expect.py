@@ -62,6 +62,10 @@ def _guest(
     if "limits_within" in wanted:
         first = min((limit["t_s"] for limit in guest["limits"]), default=None)
         yield from _within("first limit", first, start, wanted["limits_within"] * patience)
+    if "limited_at_most" in wanted:
+        yield from _limited_at_most(guest, wanted["limited_at_most"] * patience)
+    if "raised_at_most" in wanted:
+        yield from _raised_at_most(guest["levels"], wanted["raised_at_most"] * patience)
     if "level2" in wanted:
         reached = any(level["level"] == 2 for level in guest["levels"])
         if reached != wanted["level2"]:
@@ -75,6 +79,29 @@ def _within(what: str, t_s: float | None, start: float, seconds: float) -> Itera
         yield f"{what} never came, expected within {seconds:g} s"
     elif t_s - start > seconds:
         yield f"{what} came after {t_s - start:.1f} s, expected within {seconds:g} s"
+
+
+def _limited_at_most(guest: Mapping[str, Any], seconds: float) -> Iterable[str]:
+    first = min((limit["t_s"] for limit in guest["limits"]), default=None)
+    if first is None:
+        return
+    if guest["released_t_s"] is None:
+        yield f"limits were never lifted, expected within {seconds:g} s"
+    elif guest["released_t_s"] - first > seconds:
+        yield f"was limited for {guest['released_t_s'] - first:.1f} s, expected at most {seconds:g} s"
+
+
+def _raised_at_most(levels: Iterable[Mapping[str, Any]], seconds: float) -> Iterable[str]:
+    since = None
+    for level in levels:
+        if level["level"] == 2:
+            since = level["t_s"] if since is None else since
+        elif since is not None:
+            if level["t_s"] - since > seconds:
+                yield f"was at level 2 for {level['t_s'] - since:.1f} s, expected at most {seconds:g} s"
+            since = None
+    if since is not None:
+        yield f"is at level 2 since t={since:.1f}, expected for at most {seconds:g} s"
 
 
 def _matches(kind: str, wanted: str) -> bool:

@@ -11,10 +11,22 @@ from xenwarden_channel import paths
 from xenwarden_channel.grants import RESOURCES
 from xenwarden_channel.messages import parse_number
 from xenwarden_guest import report
-from xenwarden_guest.collectors import diskstats, gather, interrupts, meminfo, pressure, read_file, snmp, stat
+from xenwarden_guest.collectors import (
+    diskstats,
+    gather,
+    interrupts,
+    meminfo,
+    netstat,
+    pressure,
+    read_file,
+    snmp,
+    sockdiag,
+    stat,
+)
 from xenwarden_guest.level import STRONG_FACTOR, Order, State, decide, over_history
 from xenwarden_guest.vrem import signals as vrem
 from xenwarden_guest.vrem.pressure import Rules
+from xenwarden_guest.vsem import connections
 from xenwarden_guest.vsem import signals as vsem
 from xenwarden_guest.vsem.headers import Networks
 from xenwarden_guest.vsem.monitor import SO_FAR, Monitor
@@ -28,9 +40,11 @@ if TYPE_CHECKING:
     from xenwarden_guest.channel import Channel
     from xenwarden_guest.collectors import Roots
     from xenwarden_guest.vsem.looks import Looks
+    from xenwarden_guest.vsem.segments import Segments
 
 COLLECTORS = (
     ("snmp", snmp.collect),
+    ("netstat", netstat.collect),
     ("interrupts", interrupts.collect),
     ("diskstats", diskstats.collect),
     ("stat", stat.collect),
@@ -68,18 +82,21 @@ class Sample:
 class Sensor:
     """VSEM's and VREM's readings of this VM, from one report to the next."""
 
-    __slots__ = ("_before", "_looked_s", "_roots", "_since_s", "load", "network")
+    __slots__ = ("_before", "_held", "_looked_s", "_roots", "_since_s", "load", "network")
 
     def __init__(self, roots: Roots, *, management: bool, now_s: float) -> None:
         self._roots = roots
         self.network = Monitor(roots, management=management)
         self.load = vrem.Load()
+        self._held = connections.Held()
         self._before: dict[str, int] = {}
         self._since_s = self._looked_s = now_s
         self.network.find_interfaces()
         self.network.look(0.0)
         self.network.finish(0.0)
         gather(COLLECTORS, roots, self._before)
+        if self._held.follow({}, self._before, 0.0):
+            self._look(self._before["tcp_established"], [])
 
     def peek(self, now_s: float, packets: float) -> bool:
         """Look at the network only, where these packets or more passed; return whether there was a look."""
@@ -98,12 +115,33 @@ class Sensor:
         signals, dests, sources, failed = self.network.finish(seconds)
         missing += failed
         signals.update(vsem.signals(self._before, after, seconds))
+        if self._held.follow(self._before, after, seconds):
+            signals.update(self._connections(after["tcp_established"], missing))
         signals.update(vrem.signals(self._before, after, seconds))
         self.load.add(signals, seconds)
         self._before = after
         self._since_s = now_s
         self.network.find_interfaces()
         return Sample(seconds, signals, missing, dests, sources)
+
+    def _connections(self, established: int, missing: list[str]) -> dict[str, float]:
+        """Return the signals of open connections; at level 2 they are looked at one by one."""
+        found = {}
+        if self.network.level == 2:
+            found = self._look(established, missing)
+        return {"tcp_held": self._held.opened, "tcp_taken": self._held.taken, **found}
+
+    def _look(self, established: int, missing: list[str]) -> dict[str, float]:
+        """Look at each connection; return the signals of those that one end holds up."""
+        try:
+            sockets, whole = sockdiag.read(connections.MOST) if established else ([], True)
+        except (OSError, ValueError):
+            missing.append("sockdiag")
+            return {}
+        looked = connections.Looked(sockets)
+        self._held.split(looked.opened, looked.taken, established)
+        seen = looked.opened + looked.taken
+        return looked.signals(1.0 if whole or not seen else established / seen)
 
 
 class Agent:
@@ -129,6 +167,12 @@ class Agent:
         self._asker: Asker | None = None
         self._looks: Looks | None = None  # in dom0, while there is anything to look at
         self._looked_s = 0.0
+        self._segments: Segments | None = None  # in dom0
+        self._heard_s = now_s
+        if management:
+            from xenwarden_guest.vsem.segments import Segments  # noqa: PLC0415  of no use in a guest
+
+            self._segments = Segments(roots)
         self._signals: dict[str, float] = {}
         self._trouble = ""
 
@@ -160,6 +204,8 @@ class Agent:
             if self._looks is not None:
                 spoke |= self._look_at_others(self._looks, monotonic())
                 next_s = min(next_s, self._looked_s + self._order.level2_s)
+            if self._segments is not None:
+                next_s = min(next_s, self._hear_arp(self._segments, monotonic()))
             ready = self._wait(0.0 if spoke else next_s - monotonic(), files)
             heard = self._channel.fileno() in ready or spoke
             if sleeping and not ready.isdisjoint(files):
@@ -251,6 +297,18 @@ class Agent:
             self._channel.write(node, value, now_s)
         return True
 
+    def _hear_arp(self, segments: Segments, now_s: float) -> float:
+        """Tell what ARP shows of other domains where it is time; return when it is next."""
+        due_s = self._heard_s + segments.wait_s(now_s, self._order.level1_s)
+        if now_s < due_s:
+            return due_s
+        self._heard_s = now_s
+        self._seq += 1
+        value = segments.look(self._seq, now_s)
+        if value is not None:
+            self._channel.write(paths.UP_ARP, value, now_s)
+        return now_s + segments.wait_s(now_s, self._order.level1_s)
+
     def _peek(self, now_s: float) -> bool:
         """Look at the network; report where this interval is an anomaly whatever comes."""
         # Fewer packets, of whatever class, are no anomaly by any limit.
@@ -266,6 +324,8 @@ class Agent:
 
     def _report(self, now_s: float) -> None:
         sample = self._sensor.finish(now_s)
+        if self._segments is not None and self._segments.failed:
+            sample.missing.append("arp")
         self._signals = sample.signals
         before = self._state
         self._state = state = decide(before, sample.signals, self._history, self._order, now_s)

@@ -33,6 +33,12 @@ Udp6InErrors                    \t7000
 Udp6SndbufErrors                \t80000
 UdpLite6InErrors                \t1
 """
+NETSTAT = b"""\
+TcpExt: SyncookiesSent SyncookiesRecv SyncookiesFailed TW ListenOverflows ListenDrops TCPHPHits TCPPureAcks
+TcpExt: 3 0 0 705 40 41 977 1012
+IpExt: InNoRoutes InTruncatedPkts InMcastPkts OutMcastPkts InOctets
+IpExt: 0 0 0 0 9000
+"""
 NETDEV = b"""\
 Inter-|   Receive                                                |  Transmit
  face |bytes    packets errs drop fifo frame compressed multicast|\
@@ -90,6 +96,7 @@ ERR:          0
 FILES = {
     "proc/net/snmp": SNMP,
     "proc/net/snmp6": SNMP6,
+    "proc/net/netstat": NETSTAT,
     "proc/net/dev": NETDEV.replace(b"  eth0", INTERFACE.encode()),
     "proc/stat": STAT,
     "proc/meminfo": MEMINFO,

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from kernel_files import DISKSTATS, INTERRUPTS, MEMINFO, NETDEV, PRESSURE, SNMP, SNMP6, STAT
+from kernel_files import DISKSTATS, INTERRUPTS, MEMINFO, NETDEV, NETSTAT, PRESSURE, SNMP, SNMP6, STAT
 
 from xenwarden_guest.collectors import (
     Roots,
@@ -19,6 +19,7 @@ from xenwarden_guest.collectors import (
     interrupts,
     meminfo,
     netdev,
+    netstat,
     pressure,
     snmp,
     stat,
@@ -32,6 +33,7 @@ if TYPE_CHECKING:
 PARSERS: list[tuple[Callable[[bytes], Any], bytes]] = [
     (snmp.parse, SNMP),
     (snmp.parse6, SNMP6),
+    (netstat.parse, NETSTAT),
     (netdev.parse, NETDEV),
     (stat.parse, STAT),
     (meminfo.parse, MEMINFO),
@@ -44,11 +46,19 @@ PARSERS: list[tuple[Callable[[bytes], Any], bytes]] = [
 def test_tries_to_send_come_from_snmp_and_only_real_errors_count() -> None:
     assert snmp.parse(SNMP) == {
         "tcp_opens": 273,
+        "tcp_accepts": 2,
+        "tcp_established": 0,
         "tcp_fails": 9,
         "tcp_retrans": 31,
         "udp_errors": 20 + 300 + 1001 + 4,
     }
     assert snmp.parse6(SNMP6) == 7000 + 80000 + 50 + 6
+
+
+def test_connections_that_a_full_queue_refused_come_from_netstat() -> None:
+    assert netstat.parse(NETSTAT) == 41
+    # A newer kernel, with other counters before it, after the older one.
+    assert netstat.parse(NETSTAT.replace(b" TW ", b" TW New ").replace(b" 705 ", b" 705 6 ")) == 41
 
 
 def test_interfaces_counters_are_read_even_without_space_after_the_colon() -> None:

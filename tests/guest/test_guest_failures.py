@@ -23,11 +23,12 @@ if TYPE_CHECKING:
 
 NET = f"sys/class/net/{INTERFACE}"
 COUNTERS = {"tx_pps", "rx_pps", "tx_bps", "rx_bps", "tx_drop_pps"}
-TRIES = {"tcp_open_ps", "tcp_fail_ps", "tcp_retrans_ps", "udp_error_ps"}
+TRIES = {"tcp_open_ps", "tcp_fail_ps", "tcp_retrans_ps", "udp_error_ps", "tcp_held", "tcp_taken"}
 # By file: the name in `missing`, and the signals that go with it. "headers" is missing all the time: no
 # socket can be opened, which is its turn.
 GOES: dict[str, tuple[str, set[str]]] = {
     "proc/net/snmp": ("snmp", TRIES),
+    "proc/net/netstat": ("netstat", {"tcp_drop_ps"}),
     "proc/net/dev": ("netdev", COUNTERS),
     "proc/stat": ("stat", {"cpu_pct", "steal_pct", "run_queue", "fork_ps"}),
     "proc/meminfo": ("meminfo", {"mem_used_pct", "swap_used_pct"}),

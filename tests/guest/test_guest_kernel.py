@@ -116,6 +116,22 @@ def test_dom0_sees_on_order_what_each_domain_really_sends() -> None:
     assert found["after"] == ["data/xenwarden/headers/1"]
 
 
+def test_dom0_hears_at_whose_vif_an_address_is_claimed_and_asks_who_uses_it() -> None:
+    found = in_namespace("arp")
+    assert (found["failed"], found["life"], found["asked"]) == (False, False, True)
+    last = found["told"][-1]
+    by_domid = {
+        domid: {name: float(last[name].split(",")[at]) for name in ("claims", "claimed")}
+        for at, domid in enumerate(last["domids"].split(","))
+    }
+    # Of the second's address one a second, of dom0's address likewise, told to the second.
+    assert by_domid["1"]["claims"] == pytest.approx(2, rel=0.5)
+    assert by_domid["1"]["claimed"] == by_domid["2"]["claims"] == by_domid["0"]["claims"] == 0
+    assert by_domid["2"]["claimed"] == by_domid["1"]["claims"]
+    assert by_domid["0"]["claimed"] > 0
+    assert (found["over"], found["wait"]) == (True, [1, 5])
+
+
 def test_in_dom0_what_the_bridge_forwards_for_guests_is_not_dom0s_own() -> None:
     found = in_namespace("bridge")
     assert "xenbr0" in found["chosen"]

@@ -88,6 +88,21 @@ def test_the_port_is_named_where_one_stands_out() -> None:
     assert ports == {"0.0.0.1": "0", "0.0.0.2": "53"}
 
 
+def test_who_is_only_tried_is_told_beside_those_who_are_talked_to() -> None:
+    talkers = Talkers(NOWHERE, outgoing=True)
+    for address in range(1, 21):
+        for _ in range(100 + address):
+            talkers.add(header(address), Plan(5), 1.0)
+        talkers.add(header(address, syn=True), Plan(5), 1.0)
+    for _ in range(60):  # a server that is down
+        talkers.add(header(99, port=5432, syn=True), Plan(5), 1.0)
+    told = talkers.top(1000, 80)
+    assert len(told) == 8
+    assert told[0].startswith("0.0.0.20,tcp,80,")
+    assert told[-1].startswith("0.0.0.99,tcp,5432,")
+    assert told[-1].endswith(",60.0")
+
+
 def settle(pps: float, syn_pps: float, in_slice: float, level: int, looks: int = 20) -> list[Plan]:
     """Feed the planner steady traffic, `in_slice` of which is evenly spread over addresses."""
     plan = Plan(1)

@@ -72,6 +72,8 @@ def failures(outcome: Outcome, **wanted: Any) -> list[str]:
         {"verdict_within": 19},
         {"limits_within": 4},
         {"limited": True},
+        {"limited_at_most": 72},
+        {"raised_at_most": 73},
         {"limits": ["vif-pps"]},
         {"limits": ["vif-pps/syn"]},
         {"no_limits": ["cap", "vif-rate", "vif-pps/udp"]},
@@ -97,6 +99,8 @@ def test_what_came_true_is_no_failure(outcome: Outcome, wanted: dict[str, Any]) 
         ({"limits": ["cap"]}, "mallory: no limit of kind cap was set; limits set: vif-pps/syn"),
         ({"limits": ["vif"]}, "mallory: no limit of kind vif was set; limits set: vif-pps/syn"),
         ({"no_limits": ["vif-pps"]}, "mallory: a limit of kind vif-pps was set"),
+        ({"limited_at_most": 71}, "mallory: was limited for 72.0 s, expected at most 71 s"),
+        ({"raised_at_most": 72}, "mallory: was at level 2 for 73.0 s, expected at most 72 s"),
         ({"level2": False}, "mallory: level 2 was reached"),
         ({"released": False}, "mallory: was released by the end"),
     ],
@@ -130,6 +134,16 @@ def test_a_verdict_that_never_came_is_not_within_any_time(outcome: Outcome) -> N
     assert failures(outcome, verdict_within=99) == ["mallory: verdict never came, expected within 99 s"]
     assert failures(outcome, verdict="unconvicted") == []
     assert failures(outcome, verdict="none") == []
+
+
+def test_what_lasts_to_the_end_is_not_over_in_any_time(outcome: Outcome) -> None:
+    outcome.guests["mallory"] = guest()
+    assert failures(outcome, limited_at_most=0, raised_at_most=0) == []
+    outcome.guests["mallory"] = {**ATTACKER, "released_t_s": None, "levels": [{"t_s": 7.0, "level": 2}]}
+    assert failures(outcome, limited_at_most=99, raised_at_most=99) == [
+        "mallory: limits were never lifted, expected within 99 s",
+        "mallory: is at level 2 since t=7.0, expected for at most 99 s",
+    ]
 
 
 def test_a_limit_that_is_not_as_it_was_is_named(outcome: Outcome) -> None:

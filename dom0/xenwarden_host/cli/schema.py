@@ -108,6 +108,7 @@ _TYPES: dict[str, str | tuple[str, ...]] = {
     "unix_s": "number",
     "up_s": "number",
     "until_unix_s": ("number", "null"),
+    "took_s": ("number", "null"),
     "usual": ("number", "null"),
     "value": "number",
     "vcpus": "integer",

@@ -101,6 +101,7 @@ _LIMIT_NOW = (
     ("why", "the reason, one sentence"),
     ("since_unix_s", "when it was first wanted"),
     ("until_unix_s", "when it lapses by itself; null: never"),
+    ("took_s", "from the decision until it was read back as set; null: decided before the daemon began"),
     ("detail", "what is wrong where the state is not set"),
 )
 
@@ -337,7 +338,8 @@ VERBS = (
         "HREM's balance; what counted less holds again when the order lapses, is taken back (none) or "
         "released. An original that is stricter stays. dom0, driver and stub domains, and VMs that the "
         "policy exempts, are never limited. Amounts are written as xl(1) takes them: in a rate b is bits, B "
-        "is bytes, and K, M, G are powers of ten.",
+        "is bytes, and K, M, G are powers of ten. Classes of packets are syn, udp, icmp, which are requests, "
+        "and, where it is named, tcp: all of TCP to ports below 32768, as a client sends to services.",
         arguments=(Argument(DOMAIN),),
         options=(
             Option(("--cap",), "CPU time in percent of one CPU; 0 or none: no order.", metavar="PERCENT"),
@@ -346,7 +348,7 @@ VERBS = (
             Option(("--vif-in",), "What reaches the VM, as 10Mb/s.", metavar="RATE"),
             Option(
                 ("--vif-pps",),
-                "Requests that it sends per second: 100, or by class syn=100,udp=none.",
+                "Requests that it sends per second: 100, or by class syn=100,udp=none,arp=20.",
                 metavar="NUMBER",
             ),
             Option(("--vbd-io",), "What it reads, and what it writes, on disks, as 10MB/s.", metavar="RATE"),

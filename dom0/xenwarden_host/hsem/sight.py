@@ -63,6 +63,9 @@ class Neighbourhood(Protocol):
     def starving(self, signal: str, besides: str) -> list[VmView]:
         """Return the other VMs in which the signal is over its usual upper limit."""
 
+    def claims_are_stopped(self) -> bool:
+        """Tell whether all VMs that claim others' addresses are held from any ARP."""
+
 
 @dataclass(slots=True)
 class Sight:

@@ -109,6 +109,7 @@ class LimitEngine:
         self._book = Book(journal)
         self._status: dict[str, dict[LimitKey, LimitStatus]] = {}
         self._checked: dict[Id, tuple[int, int, float]] = {}  # domid, value, when
+        self._decided: dict[Id, float] = {}  # when, of what was not yet read back as set
 
     # --- what is decided ---
 
@@ -120,7 +121,7 @@ class LimitEngine:
         Args:
             uuid: of the VM, which need not run now.
             key: what is limited.
-            value: in the unit of the kind, above 0.
+            value: in the unit of the kind, above 0; of packets 0 is a limit, too.
             owner: `hsem`, `hrem` or `operator:NAME`.
             why: one sentence.
             expires_unix_s: when it lapses by itself.
@@ -130,13 +131,15 @@ class LimitEngine:
         """
         if key not in self._kinds or rank_of(owner) not in PRECEDENCE:
             raise LimitError(f"there is no limit {key} of {owner}", LimitState.UNSUPPORTED)
-        if value <= 0:
+        if value < (key.kind is not LimitKind.VIF_PPS):
             raise LimitError(f"{key} {value} is no limit: lift it instead", LimitState.UNSUPPORTED)
         new = Want(uuid, key, owner, value, why, self._clock.unix(), expires_unix_s)
         old = self._book.wants.get((uuid, key), {}).get(new.rank)
         if old is not None and replace(new, since_unix_s=old.since_unix_s) == old:
             return
         self._book.put(new)
+        if old is None or old.value != value:
+            self._decided[uuid, key] = self._clock.monotonic()
         _log.debug(
             "event=limit-wanted uuid=%s key=%s value=%d owner=%s was=%s why=%r",
             *(uuid, key, value, owner, old.value if old else "-", why),
@@ -159,6 +162,7 @@ class LimitEngine:
     def _take_back(self, wants: list[Want], by: str) -> None:
         for want in wants:
             self._book.drop(want)
+            self._decided.pop((want.uuid, want.key), None)
             _log.debug(
                 "event=limit-unwanted uuid=%s key=%s was=%d owner=%s by=%s",
                 *(want.uuid, want.key, want.value, want.owner, by),
@@ -371,7 +375,7 @@ class LimitEngine:
         stricter = all(place.intended == place.original for place in job.places.values())
         if stricter:
             detail = "what was there before is the stricter and stays"
-        return told.describe(job.want, places, LimitState.SET, detail)
+        return replace(told.describe(job.want, places, LimitState.SET, detail), took_s=self._took_s(job.id))
 
     # --- where there is nothing to do, or it cannot be done ---
 
@@ -443,6 +447,13 @@ class LimitEngine:
 
     def _note_checked(self, id_: Id, want: Want, domain: DomainInfo) -> None:
         self._checked[id_] = (domain.domid, want.value, self._clock.monotonic())
+
+    def _took_s(self, id_: Id) -> float | None:
+        """Return how long what now stands had been decided when it was first read back."""
+        decided, last = self._decided.pop(id_, None), self._last(id_)
+        if decided is not None:
+            return self._clock.monotonic() - decided
+        return None if last is None else last.took_s
 
     def _is_fresh(self, id_: Id, kind: Kind, domain: DomainInfo, want: Want) -> bool:
         """Tell whether what is costly to find out was found out lately."""

@@ -11,7 +11,13 @@ if TYPE_CHECKING:
 
 # UDP's RcvbufErrors is part of InErrors; SndbufErrors stands alone.
 _WANTED = {
-    b"Tcp:": {b"ActiveOpens": "tcp_opens", b"AttemptFails": "tcp_fails", b"RetransSegs": "tcp_retrans"},
+    b"Tcp:": {
+        b"ActiveOpens": "tcp_opens",
+        b"PassiveOpens": "tcp_accepts",
+        b"AttemptFails": "tcp_fails",
+        b"RetransSegs": "tcp_retrans",
+        b"CurrEstab": "tcp_established",
+    },
     b"Udp:": {b"InErrors": "udp_errors", b"SndbufErrors": "udp_errors"},
     b"Icmp:": {b"InDestUnreachs": "udp_errors", b"InTimeExcds": "udp_errors"},
 }
@@ -21,7 +27,7 @@ _WANTED6 = (b"\nUdp6InErrors ", b"\nUdp6SndbufErrors ", b"\nIcmp6InDestUnreachs 
 
 
 def collect(roots: Roots) -> dict[str, int]:
-    """Return tcp_opens, tcp_fails, tcp_retrans and udp_errors.
+    """Return tcp_opens, tcp_accepts, tcp_fails, tcp_retrans, udp_errors, and tcp_established: those open now.
 
     Raises:
         OSError: there is no such file.
@@ -53,7 +59,7 @@ def parse(text: bytes) -> dict[str, int]:
         for at, key in known[1]:
             if at < len(values):
                 found[key] = found.get(key, 0) + number(values[at])
-    if len(found) != 4:
+    if len(found) != 6:
         raise Unparsable("protocol counters not found")
     return found
 

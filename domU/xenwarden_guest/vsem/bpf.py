@@ -35,7 +35,7 @@ _JA, _JEQ, _JGT, _JGE, _JSET = 0x05, 0x15, 0x25, 0x35, 0x45
 _RET_K, _RET_A, _LD_IMM = 0x06, 0x16, 0x00
 
 _AD = 0xFFFFF000  # SKF_AD_OFF: what the kernel knows beside the bytes
-_AD_PROTOCOL, _AD_PKTTYPE, _AD_RANDOM = _AD, _AD + 4, _AD + 56
+_AD_PROTOCOL, _AD_PKTTYPE, _AD_TAGGED, _AD_RANDOM = _AD, _AD + 4, _AD + 48, _AD + 56
 _LL = 0xFFE00000  # SKF_LL_OFF: relative to the link-layer header, on both ways through the kernel
 
 _HOST, _OTHERHOST, _OUTGOING = 0, 3, 4  # PACKET_*: whose frame it is
@@ -301,6 +301,27 @@ def counted_only() -> bytes:
     """Return the program of a socket that only counts: whatever is queued is one byte."""
     p = Program()
     p.op(_RET_K, 1)
+    return p.assemble()
+
+
+def arp_only(size: int, *, sent: bool) -> bytes:
+    """Return the program that takes `size` bytes of ARP without a VLAN tag: of what is `sent`, or comes in.
+
+    Networks that tags divide may use the same addresses.
+    """
+    p = Program()
+    p.op(_LD_H_ABS, _AD_PROTOCOL)
+    p.jump(_JEQ, _ARP, "", "none")
+    p.op(_LD_B_ABS, _AD_TAGGED)
+    p.jump(_JEQ, 0, "", "none")
+    p.op(_LD_B_ABS, _AD_PKTTYPE)
+    if sent:
+        p.jump(_JEQ, _OUTGOING, "", "none")
+    else:
+        p.jump(_JEQ, _OUTGOING, "none")
+    p.op(_RET_K, size)
+    p.label("none")
+    p.op(_RET_K, 0)
     return p.assemble()
 
 

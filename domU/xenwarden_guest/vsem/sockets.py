@@ -47,7 +47,7 @@ FRAMES, _FRAME_BYTES, _BLOCK_BYTES = 256, 256, os.sysconf("SC_PAGE_SIZE")
 _BYTES_OFFSET = bytes.__basicsize__ - 1
 
 
-def _attach(sock: Socket, level: int, option: int, code: bytes) -> None:
+def attach(sock: Socket, code: bytes, level: int = SOL_SOCKET, option: int = _SO_ATTACH_FILTER) -> None:
     """Hand a program to the kernel, as struct sock_fprog: its length, padding, and where it is."""
     address = id(code) + _BYTES_OFFSET
     program = (len(code) // 8).to_bytes(2, byteorder) + bytes(6) + address.to_bytes(8, byteorder)
@@ -81,7 +81,7 @@ class ClassCounter:
                 sock = _packet_socket()
                 self._sockets.append(sock)
                 sock.setsockopt(SOL_SOCKET, SO_RCVBUF, 0)  # the kernel's least: room for one packet
-                _attach(sock, SOL_SOCKET, _SO_ATTACH_FILTER, bpf.counted_only())
+                attach(sock, bpf.counted_only())
                 sock.bind((interface.name, _ETH_P_ALL))
                 sock.setsockopt(
                     _SOL_PACKET, _PACKET_FANOUT, (group | _FANOUT_CBPF << 16).to_bytes(4, byteorder)
@@ -90,7 +90,7 @@ class ClassCounter:
                 group = int.from_bytes(sock.getsockopt(_SOL_PACKET, _PACKET_FANOUT, 4), byteorder) & 0xFFFF
             own_mac = interface.address if interface.bridge else b""
             code = bpf.classifier(own_mac, backend=interface.backend)
-            _attach(self._sockets[0], _SOL_PACKET, _PACKET_FANOUT_DATA, code)
+            attach(self._sockets[0], code, _SOL_PACKET, _PACKET_FANOUT_DATA)
             self.read()  # what came while the group was incomplete is in wrong classes
         except OSError:
             self.close()
@@ -147,7 +147,7 @@ class HeaderSampler:
 
     def _filter(self) -> None:
         code = bpf.sampler(self.sent, self.received, self._own_mac, backend=self._backend)
-        _attach(self._socket, SOL_SOCKET, _SO_ATTACH_FILTER, code)
+        attach(self._socket, code)
 
     def follow(self, sent: bpf.Plan, received: bpf.Plan) -> None:
         """Sample by these plans from now on.

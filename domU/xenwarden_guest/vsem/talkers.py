@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 MAX_ADDRESSES = 1024  # in the slice; about 100 kB
 MAX_PEERS = 512
 TOP = 8
+_TOP_BY_SYN = 4  # of them: who is tried again and again sends no packet back, and gets few
 _WORD = 0xFFFFFFFF
 # Below this many addresses in the slice its estimate is noise.
 _FEW = 8
@@ -138,11 +139,17 @@ class Talkers:
     def top(self, pps: float, syn_pps: float) -> list[str]:
         """Return the top peers as `address,protocol,port,pps,syn_pps`; port 0: none stands out.
 
-        Samples give shares, the exact counters the sum: each peer's rate is its share of `pps`.
+        Top by packets, and those that stand out by SYN. Samples give shares, the exact counters the sum: each
+        peer's rate is its share of `pps`.
         """
         order = sorted(self._peers.items(), key=lambda item: (item[1].packets, item[1].syns), reverse=True)
+        if len(order) > TOP:
+            by_syn = sorted(order, key=lambda item: item[1].syns, reverse=True)[:_TOP_BY_SYN]
+            opened = [item for item in by_syn if item[1].syns]
+            others = [item for item in order if item not in opened][: TOP - len(opened)]
+            order = [item for item in order if item in opened or item in others]
         lines = []
-        for (address, protocol), peer in order[:TOP]:
+        for (address, protocol), peer in order:
             peer_pps = pps * peer.packets / self._packets
             peer_syn_pps = syn_pps * peer.syns / self._syns if self._syns else 0.0
             port = peer.port if peer.port_votes >= _MAIN_PORT * peer.packets else 0

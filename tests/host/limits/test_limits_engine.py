@@ -38,6 +38,22 @@ def test_a_cap_is_set_read_back_told_and_lifted_to_what_was_there(tmp_path: Path
     assert host.engine.held(VM) == frozenset()
 
 
+def test_how_long_a_decision_took_is_told_once_it_stands(host: Host) -> None:
+    host.want(CAP, 25)
+    (event,) = host.tick()  # a second later
+    assert event.took_s == pytest.approx(1)
+    host.tick()
+    host.want(CAP, 25)  # nothing new
+    assert host.tick() == []
+    host.want(CAP, 20)
+    host.clock.now += 2
+    (event,) = host.tick()
+    assert event.took_s == pytest.approx(3)
+    host.restart()
+    (event,) = host.tick()
+    assert event.took_s is None
+
+
 def test_the_weight_is_left_alone(tmp_path: Path) -> None:
     host = Host(tmp_path, weight=512)
     host.want(CAP, 25)
