@@ -552,6 +552,7 @@ def run_replay(parsed: Parsed) -> int:
         parsed.options.get("policy"),
         as_json="json" in parsed.options,
         skip_bad="skip_bad" in parsed.options,
+        scores="scores" in parsed.options,
     )
 
 

@@ -464,4 +464,6 @@ def _informed(turn: Turn) -> bool:
 
 def _span_s(turn: Turn, rule: Rule) -> float:
     """Return how much time is covered by what the rule sees in this tick."""
-    return turn.vm.covered_s if rule.by_report and turn.fresh else turn.vm.counted_s
+    # Where dom0 counted nothing, all that is seen is the agent's.
+    of_agent = turn.fresh and (rule.by_report or not turn.view.hrem)
+    return turn.vm.covered_s if of_agent else turn.vm.counted_s

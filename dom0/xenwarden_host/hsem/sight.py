@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from xenwarden_host.hsem.detectors import Detector
     from xenwarden_host.hsem.habit import Habit, HabitKey
     from xenwarden_host.hsem.traffic import Step, Traffic
+    from xenwarden_host.policy.model import HistoryPolicy
     from xenwarden_host.records import LimitKey, VmView
 
 
@@ -81,6 +82,7 @@ class Sight:
     over: frozenset[str]  # signals that are over their usual upper limit
     before: Mapping[str, float]  # means of the last ordinary reports, of what rules compare with them
     habits: Mapping[HabitKey, Habit]
+    enough: HistoryPolicy  # when something is learnt
     masked: frozenset[str]
     traffic: Traffic
     limits: Mapping[LimitKey, int]  # ours, wanted and in force
