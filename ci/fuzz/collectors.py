@@ -42,8 +42,8 @@ from xenwarden_guest.collectors import (
 from xenwarden_guest.level import State
 from xenwarden_guest.vrem.pressure import lacks
 from xenwarden_guest.vsem import headers, monitor
-from xenwarden_guest.vsem.bpf import Plan
 from xenwarden_guest.vsem.headers import Networks
+from xenwarden_guest.vsem.plan import Plan
 from xenwarden_guest.vsem.talkers import Talkers
 from xenwarden_host.daemon import guests
 
@@ -91,7 +91,7 @@ def check_parser(data: bytes) -> None:
             found = parse(text)
         except Unparsable:
             continue
-        numbers = found.values() if isinstance(found, dict) else [found]
+        numbers = found.values() if isinstance(found, dict) else found if isinstance(found, list) else [found]
         for number in numbers:
             for value in number if isinstance(number, tuple) else (number,):
                 require(isinstance(value, int), "counters are whole")

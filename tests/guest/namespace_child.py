@@ -21,6 +21,7 @@ from xenwarden_guest.vsem import bpf
 from xenwarden_guest.vsem.headers import Networks
 from xenwarden_guest.vsem.looks import Looks
 from xenwarden_guest.vsem.monitor import Monitor
+from xenwarden_guest.vsem.plan import Plan
 from xenwarden_guest.vsem.segments import Segments
 from xenwarden_guest.vsem.sockets import ClassCounter, HeaderSampler
 
@@ -58,7 +59,7 @@ def each_frame() -> dict[str, object]:
     """Send and receive every frame; return classes counted and all bytes that reached user space."""
     here = interface("here")
     counter = ClassCounter(here)
-    sampler = HeaderSampler(here, bpf.Plan(1), bpf.Plan(2))
+    sampler = HeaderSampler(here, Plan(1), Plan(2))
     sockets = {"sent": raw("here"), "received": raw("there")}
     out: dict[str, object] = {}
     for name, (frame, _kind) in frames.FRAMES.items():
@@ -106,7 +107,7 @@ def flood(distinct: int, seed: int) -> dict[str, object]:
                 out.send(bulk)
                 sent += 2
             monitor.glance(1.0, 1)
-        signals, top, _sources, _failed = monitor.finish(5.0)
+        signals, tx, _rx, _failed = monitor.finish(5.0)
     monitor.close()
     return {
         "syns": 3000 / 5,
@@ -116,7 +117,7 @@ def flood(distinct: int, seed: int) -> dict[str, object]:
         "dests": len(truth) + 1,
         "dests_estimated": signals["tx_dests"],
         "top_share": signals["tx_top_share"],
-        "top": top[0].split(",")[0],
+        "top": tx.top(signals["tx_pps"], signals["tx_syn_pps"])[0].split(",")[0],
     }
 
 
@@ -134,8 +135,10 @@ def few_packets() -> dict[str, object]:
         out.send(frame)
         looked.append(monitor.glance(1.0, 5))
     signals = monitor.finish(1.0)[0]
+    monitor.look(1.0)
+    quiet = monitor.finish(1.0)[0]
     monitor.close()
-    return {"looked": looked, "syns": signals["tx_syn_pps"]}
+    return {"looked": looked, "syns": signals["tx_syn_pps"], "quiet": quiet}
 
 
 def down_and_up() -> dict[str, object]:

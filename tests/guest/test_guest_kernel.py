@@ -95,6 +95,12 @@ def test_a_glance_leaves_few_packets_for_later() -> None:
     assert found["syns"] == 8
 
 
+def test_a_report_without_packets_says_so() -> None:
+    quiet = in_namespace("few")["quiet"]
+    assert {"tx_syn_pps", "rx_udp_pps", "tx_arp_pps", "tx_dests", "rx_sources", "tx_pps"} <= quiet.keys()
+    assert not any(quiet.values())
+
+
 def test_an_interface_that_is_down_is_nothing_missing_and_counts_again_when_up() -> None:
     found = in_namespace("flap")
     assert found["failed_while_down"] == []

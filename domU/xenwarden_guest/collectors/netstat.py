@@ -21,7 +21,7 @@ def collect(roots: Roots) -> dict[str, int]:
         OSError: there is no such file.
         Unparsable: it holds something else.
     """
-    return {"tcp_drops": parse(roots.lines("net/netstat"))}
+    return {"tcp_drops": roots.parsed("net/netstat", parse)}
 
 
 def parse(text: bytes) -> int:

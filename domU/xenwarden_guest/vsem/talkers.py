@@ -8,13 +8,13 @@ adaptive sampling; Flajolet, 1990): with 400 addresses in the slice the standard
 
 from __future__ import annotations
 
-from xenwarden_guest.vsem.bpf import address_hash
 from xenwarden_guest.vsem.headers import address_text
+from xenwarden_guest.vsem.plan import address_hash
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from xenwarden_guest.vsem.bpf import Plan
     from xenwarden_guest.vsem.headers import Header, Networks
+    from xenwarden_guest.vsem.plan import Plan
 
 MAX_ADDRESSES = 1024  # in the slice; about 100 kB
 MAX_PEERS = 512
@@ -78,12 +78,13 @@ class Talkers:
         self._external = 0.0
 
     def add(self, header: Header, plan: Plan, scale: float) -> bool:
-        """Count one packet that was sampled by `plan`; `scale` makes up for samples that were lost.
+        """Count a packet that was sampled by `plan`, or `scale` of them: there were more, or some were lost.
 
         Return whether its peer is in the slice of addresses that is taken whole.
         """
         address = header.dest if self._outgoing else header.source
-        weight = scale / plan.chance(address, syn=header.syn)
+        hashed = address_hash(address, plan.salt)
+        weight = scale * plan.stands_for(hashed, syn=header.syn)
         self._packets += weight
         self._syns += weight * header.syn
         if self._networks and not self._networks.inside(address):
@@ -93,7 +94,6 @@ class Talkers:
             peer = self._peers[address, header.protocol] = _Peer()
         if peer is not None:
             peer.add(weight, header.dest_port, syn=header.syn)
-        hashed = address_hash(address, plan.salt)
         self._count(address, hashed, plan)
         return hashed <= _WORD >> plan.slice_shift
 
