@@ -123,3 +123,46 @@ def test_who_is_busier_than_a_history_may_grow_is_let_alone_with_that(way: str) 
     assert all(flood_s < t <= flood_s + 3600 for t in limited)
     ends = [event["new"] for event in events if event["event"] == "state"]
     assert ends[-1] == "normal"
+
+
+def play_at(rows: Iterable[tuple[float, Values]], every_s: int = EVERY_S) -> list[dict[str, Any]]:
+    lines = [json.dumps({"xenwarden_recording": 1, "interval_s": every_s}).encode()]
+    lines += [json.dumps({"t": t, "vm": "a", "signals": values}).encode() for t, values in rows]
+    return list(Replay(defaults()).run(lines, ""))
+
+
+def test_source_that_is_seen_now_and_then_is_known_after_some_hours() -> None:
+    """It is silent for most minutes, and has heavy tails; what it sends is of a kind that nobody counted."""
+    noise = random.Random(3)  # noqa: S311  likewise
+    begin_s = 11 * 3600
+    rows = []
+    for t in range(0, 12 * 3600, 60):
+        flood = begin_s <= t < begin_s + 600
+        if flood or noise.random() < 0.3:
+            rows.append((t, {"tx_pps": 6000.0 if flood else 2 * math.exp(noise.gauss(0, 1))}))
+    found = alarms(play_at(rows, 60), 0)
+    assert begin_s in found
+    assert len(found) <= 3
+
+
+def test_far_more_than_ever_is_told_of_a_signal_that_is_mostly_nothing() -> None:
+    noise = random.Random(4)  # noqa: S311  likewise
+    begin_s = 11 * DAY_S + 7200
+
+    def at(t: float) -> float:
+        if begin_s <= t < begin_s + 3600:
+            return 5e6
+        if t % DAY_S < 900:  # each night
+            return 1.4e5
+        return 7e3 if noise.random() < 0.06 else 0.0
+
+    found = alarms(play([{"disk_bps": at(step * EVERY_S)} for step in range(1, 14 * 288)]))
+    assert any(begin_s <= t <= begin_s + 7200 for t in found)
+    assert len(found) <= 4
+
+
+def test_five_minutes_of_all_its_cpu_now_and_then_limit_nothing() -> None:
+    full = {2 * 288, 5 * 288 + 7, 12 * 288 + 100}
+    events = play([{"cpu_pct": 100.0 if step in full else 5.0 + step % 3} for step in range(14 * 288)])
+    assert {event["event"] for event in events} <= {"alarm"}
+    assert {rule for event in events for rule in event["rules"]} == {"unusual-load"}
