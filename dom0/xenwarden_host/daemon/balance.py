@@ -87,7 +87,7 @@ class BalanceDesk(Desk):
             of_its_vcpus = min(100.0, pct / max(1, vms[uuid].info.vcpus_online))
             signals[uuid] = {**signals[uuid], "vcpu_pct": of_its_vcpus}
             if uuid in starved:  # it waits because of the limit
-                signals[uuid]["steal_pct"] = 0.0
+                signals[uuid] = {**signals[uuid], "steal_pct": 0.0}
         host = self._hypervisor.host_info()
         policy = self.policy.balance
         contended = used >= policy.full_pct * host.pcpus
