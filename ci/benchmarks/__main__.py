@@ -41,6 +41,9 @@ def main() -> int:
         parser.error("--full, --profiles and --picture are for the group verdicts")
     if args.profiles and not args.profiles.is_file():
         parser.error(f"there is no file {args.profiles}")
+    for file in (args.json, args.picture):
+        if file and not file.absolute().parent.is_dir():
+            parser.error(f"there is no directory {file.absolute().parent}")
     figures: list[Figure] = []
     for name in args.group:
         print(f"measuring {name}", file=sys.stderr)

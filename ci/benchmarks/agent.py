@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""The guest agent's cost: memory, CPU at rest, CPU and packets under a flood, beside what else one would run.
+"""The guest agent's cost: its start, and a flood and a stream beside softflowd; then the group `agent_lab`.
 
 Without Xen: the agent talks to the real oxenstored through the harness of `tests/xenstored`, and the VM's
-interface is one end of a veth pair in a namespace. Peers are Debian's packages, unpacked and not installed.
+interface is one end of a veth pair in a namespace. softflowd is Debian's package, unpacked and not installed.
 """
 
 from __future__ import annotations
@@ -14,11 +14,10 @@ import subprocess
 import sys
 import tempfile
 import time
-import urllib.request
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from benchmarks import _agent_lab
+from benchmarks import agent_lab
 from benchmarks.figures import figure
 from xenwarden_channel.client import StoreClient
 from xenwarden_channel.errors import StoreError
@@ -35,19 +34,24 @@ sys.path.insert(0, str(ROOT / "tests" / "xenstored"))
 import xenstored_offline  # noqa: E402  the harness lies with the tests
 
 PYTHON = "/usr/bin/python3"  # the distribution's, as in a guest; a venv's may be another build
-PEERS = ("softflowd", "libpcap0.8", "collectd-core", "prometheus-node-exporter")
+PEERS = ("softflowd", "libpcap0.8")
 DOMID = 5
 INTERVAL_S = 5
-REST_S = 40.0
 ROUNDS = 5
 PACKETS = 200_000
-MOST_RSS_KB = 12 * 1024
 MOST_RSS_LEVEL2_KB = 16 * 1024
 MOST_START_S = 1.0
 MOST_CPU_PCT, MOST_CPU_LEVEL2_PCT = 5.0, 10.0
 STREAM_S = 1.0
-EXPORTER_PORT = 19100
 
+# The agent as it is, but for its question whether this is Xen.
+AGENT = """
+import sys
+from xenwarden_guest.collectors import xen
+from xenwarden_guest.main import main
+xen.on_xen = lambda roots: True
+sys.exit(main())
+"""
 SEND = """
 import socket, sys, time
 sock = socket.socket(socket.AF_PACKET, socket.SOCK_RAW, 0)
@@ -78,24 +82,6 @@ data, total, begun = bytes(1 << 18), 0, time.perf_counter()
 while time.perf_counter() - begun < float(sys.argv[1]):
     total += sock.send(data)
 print(total * 8 / (time.perf_counter() - begun))
-"""
-# The plugins that Debian's configuration loads; it writes with rrdtool, which costs more than csv.
-COLLECTD_PLUGINS = (
-    "battery", "cpu", "df", "disk", "entropy", "interface", "irq",
-    "load", "memory", "processes", "swap", "users", "csv",
-)  # fmt: skip
-COLLECTD = """\
-Interval {interval}
-FQDNLookup false
-Hostname "bench"
-BaseDir "{directory}"
-PIDFile "{directory}/pid"
-PluginDir "{plugins}"
-TypesDB "{types}"
-{load}
-<Plugin csv>
-  DataDir "{directory}/csv"
-</Plugin>
 """
 
 
@@ -203,10 +189,6 @@ class Bench:
         self.dom0.set_permissions(home, ["n0", f"r{DOMID}"])
         priors = defaults().profiles["unknown"]
         self.dom0.write(f"{home}/history", encode("history", 1, {"learnt": "0", **priors}))
-        (directory / "sys" / "hypervisor").mkdir(parents=True)
-        (directory / "sys" / "hypervisor" / "type").write_text("xen\n")
-        for link in ("sys/class", "sys/block", "proc"):
-            (directory / link).symlink_to(f"/{link}")
 
     def agent(self, level: int) -> list[str]:
         """Return the agent's command, and order the level."""
@@ -214,10 +196,16 @@ class Bench:
             "order", level, {"level": str(level), "level1_s": INTERVAL_S, "level2_s": 1, "level2_max_s": 600}
         )
         self.dom0.write(f"/local/domain/{DOMID}/xenwarden/order", order)
-        code = "import sys; from xenwarden_guest.main import main; sys.exit(main())"
-        options = ["--root", self.directory, "--store", self.device]
         return self.namespace.enter(
-            "env", f"PYTHONPATH={ROOT}/domU:{ROOT}/xenstore", PYTHON, "-c", code, *options
+            "env",
+            "-u",
+            "PYTHONDONTWRITEBYTECODE",
+            f"PYTHONPATH={ROOT}/domU:{ROOT}/xenstore",
+            PYTHON,
+            "-c",
+            AGENT,
+            "--store",
+            self.device,
         )
 
     def report_seq(self) -> int:
@@ -240,25 +228,6 @@ class Bench:
                 found.append(time.monotonic() - begun)
         return statistics.median(found)
 
-    def collectd(self) -> list[str]:
-        """Return collectd's command, with the collectors that do about the same."""
-        config = self.directory / "collectd.conf"
-        config.write_text(
-            COLLECTD.format(
-                interval=INTERVAL_S,
-                directory=self.directory,
-                plugins=self.peers / "usr/lib/collectd",
-                types=self.peers / "usr/share/collectd/types.db",
-                load="\n".join(f"LoadPlugin {name}" for name in COLLECTD_PLUGINS),
-            )
-        )
-        return self.namespace.enter(self.peers / "usr/sbin/collectd", "-f", "-C", config)
-
-    def exporter(self) -> list[str]:
-        """Return prometheus-node-exporter's command."""
-        listen = f"--web.listen-address=127.0.0.1:{EXPORTER_PORT}"
-        return [str(self.peers / "usr/bin/prometheus-node-exporter"), listen]
-
     def softflowd(self) -> list[str]:
         """Return softflowd's command: it follows flows and sends them nowhere."""
         program = self.peers / "usr/sbin/softflowd"
@@ -268,41 +237,6 @@ class Bench:
             program, "-d", "-i", "here", "-n", "10.0.0.1:9995",
             "-c", socket, "-p", self.directory / "softflowd.pid",
         )  # fmt: skip
-
-    def at_rest(self) -> list[Figure]:
-        """Measure memory and CPU of agent and peers side by side: on an idle VM, then with some packets."""
-        with (
-            running(self.agent(1)) as agent,
-            running(self.collectd()) as collectd,
-            running(self.exporter()) as exporter,
-        ):
-            figures = []
-            time.sleep(3)
-            for name, packets in (("agent.cpu_idle", 0), ("agent.cpu_few_packets", 20)):
-                before = [cpu_s(pid) for pid in (agent, collectd, exporter)]
-                begun = time.monotonic()
-                for turn in range(1, int(REST_S / INTERVAL_S) + 1):
-                    with urllib.request.urlopen(f"http://127.0.0.1:{EXPORTER_PORT}/metrics") as page:
-                        page.read()
-                    if packets:
-                        self.namespace.run(PYTHON, "-c", SEND, str(packets))
-                    # The exporter's interval is the agent's, however long the rest takes.
-                    time.sleep(max(0.0, begun + turn * INTERVAL_S - time.monotonic()))
-                after = [cpu_s(pid) for pid in (agent, collectd, exporter)]
-                own, other, third = [
-                    (now - was) * 60 / REST_S for now, was in zip(after, before, strict=True)
-                ]
-                figures += [
-                    figure(f"{name}_collectd", own, "s/min", peer="collectd", peer_value=other, at_most=0.2),
-                    figure(
-                        f"{name}_exporter", own, "s/min", peer="node-exporter", peer_value=third, at_most=0.1
-                    ),
-                ]
-            memory = rss_kb(agent)
-        return [
-            figure("agent.rss_level1", memory, "kB", peer="limit", peer_value=MOST_RSS_KB, at_most=1),
-            *figures,
-        ]
 
     def flood(self, pid: int | None) -> dict[str, float]:
         """Send a flood, then a stream; return what `pid` and the senders needed."""
@@ -364,5 +298,5 @@ def run() -> list[Figure]:
         bench = Bench(directory, daemon, namespace)
         stack.callback(bench.dom0.close)
         start = figure("agent.start", bench.start_s(), "s", peer="limit", peer_value=MOST_START_S, at_most=1)
-        figures = [start, *bench.at_rest(), *bench.under_load()]
-    return [*figures, *_agent_lab.run()]
+        figures = [start, *bench.under_load()]
+    return [*figures, *agent_lab.run()]

@@ -32,8 +32,9 @@ INTERVAL_S = 5
 
 _PRIORS = defaults().profiles["unknown"]
 _GUEST = signals.names(signals.VSEM, signals.VREM)
-# What dom0's own agent sees of a few VMs at level 2 is nothing that all have.
-_SELDOM = {"vif_police_drop_pps", *(f"{signals.BY_DOM0}{name}" for name in signals.HEADERS)}
+# What dom0's own agent sees of a few VMs at level 2, and addresses claimed, is nothing that all have.
+_CLAIMS = {"arp_claim_pps", "arp_claimed_pps"}
+_SELDOM = {"vif_police_drop_pps", *_CLAIMS, *(f"{signals.BY_DOM0}{name}" for name in signals.HEADERS)}
 _DOM0 = [name for name in signals.names(signals.HREM) if name not in _SELDOM]
 
 

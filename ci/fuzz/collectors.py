@@ -11,6 +11,7 @@ that the tests replay, and `keep` in place of SECONDS renews it. The fuzzer begi
 from __future__ import annotations
 
 import atexit
+import contextlib
 import math
 import shutil
 import sys
@@ -32,15 +33,17 @@ from xenwarden_guest.collectors import (
     interrupts,
     meminfo,
     netdev,
+    netstat,
     pressure,
     snmp,
+    sockdiag,
     stat,
 )
 from xenwarden_guest.level import State
 from xenwarden_guest.vrem.pressure import lacks
 from xenwarden_guest.vsem import headers, monitor
-from xenwarden_guest.vsem.bpf import Plan
 from xenwarden_guest.vsem.headers import Networks
+from xenwarden_guest.vsem.plan import Plan
 from xenwarden_guest.vsem.talkers import Talkers
 from xenwarden_host.daemon import guests
 
@@ -56,7 +59,8 @@ MAX_INPUT = 4096
 INTERVAL_S = 5.0
 NAMES = sorted(kernel_files.FILES)
 MISSING = {
-    "diskstats", "headers", "interfaces", "interrupts", "meminfo", "netdev", "pressure", "snmp", "stat",
+    "diskstats", "headers", "interfaces", "interrupts", "meminfo", "netdev", "netstat", "pressure", "snmp",
+    "sockdiag", "stat",
 }  # fmt: skip
 MOST = 1e20  # what the kernel's counters can hold at all: a gauge is told as it stands
 
@@ -87,7 +91,7 @@ def check_parser(data: bytes) -> None:
             found = parse(text)
         except Unparsable:
             continue
-        numbers = found.values() if isinstance(found, dict) else [found]
+        numbers = found.values() if isinstance(found, dict) else found if isinstance(found, list) else [found]
         for number in numbers:
             for value in number if isinstance(number, tuple) else (number,):
                 require(isinstance(value, int), "counters are whole")
@@ -104,6 +108,14 @@ def parse_mac(text: bytes) -> int:
     address = interfaces.parse_address(text)
     require(len(address) in (0, 6), "an address is whole")
     return len(address)
+
+
+def parse_sockets(answer: bytes) -> int:
+    """Parse what the kernel tells of sockets, or its refusal."""
+    found: list[sockdiag.Connection] = []
+    with contextlib.suppress(OSError):
+        sockdiag.parse(answer, found)
+    return sum([int(getattr(one, name)) for one in found for name in one.__slots__])
 
 
 def check_tree(data: bytes) -> None:
@@ -209,6 +221,6 @@ FRAMES = (
 )
 PARSERS = (
     parse_disks, interrupts.parse, meminfo.parse, netdev.parse, pressure.parse, snmp.parse,
-    snmp.parse6, stat.parse, parse_mac,
+    snmp.parse6, stat.parse, parse_mac, netstat.parse, parse_sockets,
 )  # fmt: skip
 TARGETS = (check_parser, check_tree, check_headers)

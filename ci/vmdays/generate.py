@@ -66,6 +66,33 @@ FAMILIES: dict[str, tuple[str, str, dict[str, float]]] = {
         "tcp_fail_ps",
         {"tx_syn_pps": 1, "tx_pps": 3, "tx_bps": 2000, "tcp_open_ps": 1, "rx_pps": 3, "rx_bps": 1500},
     ),
+    # A server gives each connection up after a minute, and another one is opened.
+    "slow-http": (
+        "attacker",
+        "tcp_held",
+        {
+            "tcp_stalling": 1,
+            "tcp_open_ps": 1 / 60,
+            "tx_syn_pps": 1 / 60,
+            "tx_pps": 0.2,
+            "tx_bps": 140,
+            "rx_pps": 0.2,
+            "rx_bps": 110,
+        },
+    ),
+    "in-slow-http": (
+        "victim",
+        "tcp_taken",
+        {
+            "tcp_stalled": 1,
+            "rx_syn_pps": 1 / 60,
+            "tx_synack_pps": 1 / 60,
+            "rx_pps": 0.2,
+            "rx_bps": 140,
+            "tx_pps": 0.2,
+            "tx_bps": 110,
+        },
+    ),
     "in-syn-flood": (
         "victim",
         "rx_syn_pps",
@@ -74,6 +101,10 @@ FAMILIES: dict[str, tuple[str, str, dict[str, float]]] = {
     "in-udp-flood": ("victim", "rx_udp_pps", {"rx_pps": 1, "rx_bps": 4000, "tx_pps": 0.02}),
     "in-icmp-flood": ("victim", "rx_icmp_pps", {"rx_pps": 1, "rx_bps": 800, "tx_pps": 1, "tx_bps": 800}),
 }
+
+# Claims by ARP per second, as dom0's agent hears them: a spoofer's strengths, by no VM's own scale.
+CLAIMS_PPS = (0.1, 0.5, 1.0, 10.0)
+_TAKEOVER = 10  # claims of who takes over an address, and its old master still answers for it
 
 
 @dataclass(frozen=True, slots=True)
@@ -174,7 +205,7 @@ class _Vm:
                 size = adds * math.exp(dice.gauss(0, 0.1))
                 out[key] += size
                 for name, each in also.items():
-                    out[name] += size * each
+                    out[name] = out.get(name, 0.0) + size * each
                 aim = _aim(episode, size, also)
                 aims.append(aim)
                 if aim.addresses > 1 and key != "tx_dests":
@@ -199,6 +230,8 @@ def _aim(episode: Episode, size: float, also: Mapping[str, float]) -> Aim:
             return Aim(pps, 0, _TARGET, protocol="udp", port=53)
         case "icmp-flood":
             return Aim(pps, 0, _TARGET, protocol="icmp")
+        case "slow-http":
+            return Aim(pps, size * also["tx_syn_pps"], _TARGET, port=80)
         case "scan":
             return Aim(pps, size * also["tx_syn_pps"], _TARGET, 1 << 20, port=22)
         case "failed-connections" if int(episode.begin_s) % 3 == 0:  # one port of a network's hosts
@@ -241,6 +274,30 @@ def _together(vms: list[_Vm], dice: random.Random, senders: int) -> Iterator[Epi
             yield episode
 
 
+def _spoofs(vms: list[_Vm], dice: random.Random) -> Iterator[Episode]:
+    """Yield one VM's claims of another's address, at each strength once a day."""
+    part_s = (DAY_S - WARM_UP_S) / len(CLAIMS_PPS)
+    for number, strength in enumerate(CLAIMS_PPS):
+        begin_s = WARM_UP_S + number * part_s + dice.uniform(0, part_s - GAP_S)
+        end_s = begin_s + dice.uniform(300, 900)
+        spoofer, victim = dice.sample(vms, 2)
+        yield Episode(spoofer.name, "arp-spoof", "attacker", strength, begin_s, end_s)
+        yield Episode(victim.name, "in-arp-spoof", "victim", strength, begin_s, end_s)
+
+
+def _heard(
+    vm: str, t: float, interval_s: float, spoofs: list[Episode], takeovers: Mapping[str, int]
+) -> dict[str, float]:
+    """Return what dom0's agent tells of a VM's ARP in the interval that ends at `t`."""
+    for episode in spoofs:
+        if episode.vm == vm and episode.begin_s < t <= episode.end_s:
+            signal = "arp_claim_pps" if episode.truth == "attacker" else "arp_claimed_pps"
+            return {signal: episode.strength}
+    if takeovers.get(vm) == int(t // interval_s):
+        return {"arp_claim_pps": _TAKEOVER / interval_s}
+    return {}
+
+
 def host_day(
     seed: int,
     of: Mapping[str, Any],
@@ -249,11 +306,13 @@ def host_day(
     interval_s: float = 30,
     attacks_per_day: int = 4,
     together: int = 0,
+    spoofs: bool = False,
 ) -> HostDay:
     """Make a day of a host. The same seed and profiles give the same day.
 
     `together`: twice that day so many VMs flood another one together, each with an equal part; what dom0
-    counts of all VMs is in the recording then, too.
+    counts of all VMs is in the recording then, too. `spoofs`: VMs claim others' addresses by ARP, and
+    each takes over an address once that day.
     """
     dice = random.Random(seed)  # noqa: S311  a day like any other, no secret
     names = sorted(of)
@@ -264,6 +323,9 @@ def host_day(
     episodes = [episode for vm in made for episode in _attacks(vm, dice, attacks_per_day, FAMILIES)]
     if together:
         episodes += _together(made, dice, together)
+    spoofed = list(_spoofs(made, dice)) if spoofs else []
+    takeovers = {vm.name: int(dice.uniform(0, DAY_S) // interval_s) for vm in made} if spoofs else {}
+    episodes += spoofed
     day = HostDay(
         [json.dumps({"xenwarden_recording": 1, "interval_s": interval_s}).encode()],
         episodes,
@@ -278,6 +340,7 @@ def host_day(
             if values is not None:
                 if together:
                     values |= {f"vif_{name}": values[name] for name in COUNTED}
+                values |= _heard(vm.name, t, interval_s, spoofed, takeovers)
                 rounded = {name: round(value, 3) for name, value in values.items()}
                 day.values[vm.name].append((t, rounded))
                 line: dict[str, Any] = {"t": t, "vm": vm.name, "signals": rounded}

@@ -5,8 +5,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, NamedTuple
 
-from xenwarden_guest.vsem.bpf import Plan
 from xenwarden_guest.vsem.headers import Header, Networks
+from xenwarden_guest.vsem.plan import Plan
 from xenwarden_guest.vsem.talkers import Talkers
 
 if TYPE_CHECKING:

@@ -44,7 +44,10 @@ GUEST = (
     "slowhttptest",
     "arping",
     "e2fsprogs",
-    "softflowd",  # what the agent's cost is measured beside
+    # What the agent's cost is measured beside.
+    "collectd-core",
+    "prometheus-node-exporter",
+    "softflowd",
 )
 
 # Modules the initrds load, in this order: insmod does not resolve dependencies.

@@ -9,7 +9,6 @@ import os
 import shutil
 import subprocess
 import tempfile
-import time
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, TextIO
@@ -215,16 +214,6 @@ def overlay(disk: Path, backing: Path, form: str) -> None:
     command(
         ["qemu-img", "create", "-q", "-f", "qcow2", "-b", backing, "-F", form, disk], f"Making {disk.name}"
     )
-
-
-def wait_console(run: Run, text: str, timeout_s: float) -> bool:
-    """Tell whether `text` came on the serial console in time."""
-    end = time.monotonic() + timeout_s
-    while time.monotonic() < end:
-        if run.console.exists() and text in run.console.read_text(errors="replace"):
-            return True
-        time.sleep(0.1)
-    return False
 
 
 def _escape(path: Path) -> str:

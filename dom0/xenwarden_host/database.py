@@ -92,7 +92,8 @@ class Database:
                 (unix_s, mono_s, event, uuid, name, who, text, json.dumps(dict(data))),
             )
             self._inserts += 1
-            if self._inserts % _TRIM_EVERY == 0:
+            # With the first as well: a daemon that is restarted often would never come to so many.
+            if self._inserts == 1 or self._inserts % _TRIM_EVERY == 0:
                 self._trim_audit(unix_s)
         except sqlite3.Error as error:
             raise DatabaseError(f"cannot write the audit log to {self.path}: {error}") from error

@@ -86,7 +86,7 @@ class LimitKind(StrEnum):
 
     CAP = "cap"  # percent of one CPU over all vCPUs, as in `xl sched-credit -c`; 0 is none
     VIF_RATE = "vif-rate"  # bits per second from guest to network, whole VM; 0 is none
-    VIF_PPS = "vif-pps"  # packets per second from guest to network of one class, whole VM
+    VIF_PPS = "vif-pps"  # packets per second from guest to network of one class, whole VM; 0: none passes
     VIF_IN = "vif-in"  # bits per second from network to guest, whole VM
     VBD_IO = "vbd-io"  # bytes per second from disks and, apart from that, to disks, whole VM
     WEIGHT = "weight"  # scheduler weight, 1..65535; Xen's default is 256
@@ -96,11 +96,13 @@ class LimitKind(StrEnum):
 
 
 class PacketClass(StrEnum):
-    """Class of packets that a `vif-pps` limit acts on: requests only, never answers."""
+    """Class of packets that a `vif-pps` limit acts on: what a client sends, never answers; but all ARP."""
 
     SYN = "syn"  # TCP SYN without ACK
     UDP = "udp"
     ICMP = "icmp"  # echo requests, ICMPv6 likewise
+    TCP = "tcp"  # all of it, to ports below those that clients have: what keeps connections to services open
+    ARP = "arp"  # a request claims its sender's address as a reply does
 
 
 @dataclass(frozen=True, slots=True, order=True)

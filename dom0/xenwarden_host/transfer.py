@@ -96,7 +96,7 @@ def restore(text: str, state_dir: Path, config: Path, *, dry_run: bool) -> dict[
             if with_policy:
                 _write_whole(config, policy)
         except OSError as problem:
-            raise XenwardenError(f"cannot write {state_dir}: {problem}", "be root") from None
+            raise XenwardenError(f"cannot write {state_dir}: {problem.strerror}", "be root") from None
     return taken
 
 
@@ -200,5 +200,7 @@ def _write_whole(path: Path, text: str) -> None:
 def _text(path: Path) -> str:
     try:
         return path.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as problem:
-        raise XenwardenError(f"cannot read {path}: {problem}") from None
+    except OSError as problem:
+        raise XenwardenError(f"cannot read {path}: {problem.strerror}") from None
+    except UnicodeDecodeError:
+        raise XenwardenError(f"cannot read {path}: it is no text") from None

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 MAX_BYTES = 1 << 20  # a policy or scenario is a few kB; what is larger is a mistake
 MAX_NODES = 100_000  # aliases that multiply themselves end here
 MAX_DEPTH = 50
+_LONG = 60  # of a value that a complaint shows
 
 Place = tuple[str | int, ...]
 
@@ -141,6 +142,8 @@ class _Builder:
             return value  # noqa: TRY300
         except (yaml.YAMLError, ValueError) as error:
             said = getattr(error, "problem", None) or error
+            if len(node.value) > _LONG:  # Python's own words about a number of so many digits help nobody
+                said = f"too long ({len(node.value)} characters)"
             raise ConfigError(f"{self._name}:{line}: is no valid value: {said}") from None
 
     def _mapping(self, node: yaml.MappingNode, place: Place, depth: int) -> dict[str, Any]:
@@ -270,5 +273,9 @@ def _shown(value: Any) -> str:
         return "keys with values"
     if isinstance(value, list):
         return f"a list of {len(value)}"
-    text = repr(value)
-    return text if len(text) <= 60 else text[:57] + "..."
+    if value is None:
+        return "nothing"
+    # As it is written in the file: of a boolean, a date.
+    text = repr(value) if isinstance(value, str) else str(value)
+    text = text.lower() if isinstance(value, bool) else text
+    return text if len(text) <= _LONG else text[: _LONG - 3] + "..."

@@ -11,10 +11,21 @@ from xenwarden_channel import paths
 from xenwarden_channel.grants import RESOURCES
 from xenwarden_channel.messages import parse_number
 from xenwarden_guest import report
-from xenwarden_guest.collectors import diskstats, gather, interrupts, meminfo, pressure, read_file, snmp, stat
+from xenwarden_guest.collectors import (
+    diskstats,
+    gather,
+    interrupts,
+    meminfo,
+    netstat,
+    pressure,
+    snmp,
+    sockdiag,
+    stat,
+)
 from xenwarden_guest.level import STRONG_FACTOR, Order, State, decide, over_history
 from xenwarden_guest.vrem import signals as vrem
 from xenwarden_guest.vrem.pressure import Rules
+from xenwarden_guest.vsem import connections
 from xenwarden_guest.vsem import signals as vsem
 from xenwarden_guest.vsem.headers import Networks
 from xenwarden_guest.vsem.monitor import SO_FAR, Monitor
@@ -28,12 +39,15 @@ if TYPE_CHECKING:
     from xenwarden_guest.channel import Channel
     from xenwarden_guest.collectors import Roots
     from xenwarden_guest.vsem.looks import Looks
+    from xenwarden_guest.vsem.segments import Segments
+    from xenwarden_guest.vsem.talkers import Talkers
 
 COLLECTORS = (
     ("snmp", snmp.collect),
-    ("interrupts", interrupts.collect),
+    ("netstat", netstat.collect),
     ("diskstats", diskstats.collect),
     ("stat", stat.collect),
+    ("interrupts", interrupts.collect),  # of what `stat` read
     ("meminfo", meminfo.collect),
     ("pressure", pressure.collect),
 )
@@ -48,38 +62,46 @@ _SHORTEST_S, _LONGEST_S = 0.2, 300.0  # what an order can make of the intervals
 class Sample:
     """What one interval showed."""
 
-    __slots__ = ("dests", "missing", "seconds", "signals", "sources")
+    __slots__ = ("_rx", "_tx", "missing", "seconds", "signals")
 
     def __init__(
-        self,
-        seconds: float,
-        signals: dict[str, float],
-        missing: list[str],
-        dests: list[str],
-        sources: list[str],
+        self, seconds: float, signals: dict[str, float], missing: list[str], tx: Talkers, rx: Talkers
     ) -> None:
         self.seconds = seconds
         self.signals = signals
         self.missing = missing
-        self.dests = dests
-        self.sources = sources
+        self._tx = tx
+        self._rx = rx
+
+    @property
+    def dests(self) -> list[str]:
+        """Return the top destinations, as `Talkers.top` does."""
+        return self._tx.top(self.signals.get("tx_pps", 0.0), self.signals.get("tx_syn_pps", 0.0))
+
+    @property
+    def sources(self) -> list[str]:
+        """Return the top sources."""
+        return self._rx.top(self.signals.get("rx_pps", 0.0), self.signals.get("rx_syn_pps", 0.0))
 
 
 class Sensor:
     """VSEM's and VREM's readings of this VM, from one report to the next."""
 
-    __slots__ = ("_before", "_looked_s", "_roots", "_since_s", "load", "network")
+    __slots__ = ("_before", "_held", "_looked_s", "_roots", "_since_s", "load", "network")
 
     def __init__(self, roots: Roots, *, management: bool, now_s: float) -> None:
         self._roots = roots
         self.network = Monitor(roots, management=management)
         self.load = vrem.Load()
+        self._held = connections.Held()
         self._before: dict[str, int] = {}
         self._since_s = self._looked_s = now_s
         self.network.find_interfaces()
         self.network.look(0.0)
         self.network.finish(0.0)
         gather(COLLECTORS, roots, self._before)
+        if self._held.follow({}, self._before, 0.0):
+            self._look(self._before["tcp_established"], [])
 
     def peek(self, now_s: float, packets: float) -> bool:
         """Look at the network only, where these packets or more passed; return whether there was a look."""
@@ -95,15 +117,35 @@ class Sensor:
         seconds = now_s - self._since_s
         after: dict[str, int] = {}
         missing = gather(COLLECTORS, self._roots, after)
-        signals, dests, sources, failed = self.network.finish(seconds)
+        signals, tx, rx, failed = self.network.finish(seconds)
         missing += failed
         signals.update(vsem.signals(self._before, after, seconds))
+        if self._held.follow(self._before, after, seconds):
+            signals.update(self._connections(after["tcp_established"], missing))
         signals.update(vrem.signals(self._before, after, seconds))
         self.load.add(signals, seconds)
         self._before = after
         self._since_s = now_s
-        self.network.find_interfaces()
-        return Sample(seconds, signals, missing, dests, sources)
+        return Sample(seconds, signals, missing, tx, rx)
+
+    def _connections(self, established: int, missing: list[str]) -> dict[str, float]:
+        """Return the signals of open connections; at level 2 they are looked at one by one."""
+        found = {}
+        if self.network.level == 2:
+            found = self._look(established, missing)
+        return {"tcp_held": self._held.opened, "tcp_taken": self._held.taken, **found}
+
+    def _look(self, established: int, missing: list[str]) -> dict[str, float]:
+        """Look at each connection; return the signals of those that one end holds up."""
+        try:
+            sockets, whole = sockdiag.read(connections.MOST) if established else ([], True)
+        except (OSError, ValueError):
+            missing.append("sockdiag")
+            return {}
+        looked = connections.Looked(sockets)
+        self._held.split(looked.opened, looked.taken, established)
+        seen = looked.opened + looked.taken
+        return looked.signals(1.0 if whole or not seen else established / seen)
 
 
 class Agent:
@@ -129,27 +171,33 @@ class Agent:
         self._asker: Asker | None = None
         self._looks: Looks | None = None  # in dom0, while there is anything to look at
         self._looked_s = 0.0
+        self._segments: Segments | None = None  # in dom0
+        self._heard_s = now_s
+        if management:
+            from xenwarden_guest.vsem.segments import Segments  # noqa: PLC0415  of no use in a guest
+
+            self._segments = Segments(roots)
         self._signals: dict[str, float] = {}
         self._trouble = ""
+        self._poller = poll()
+        self._polled: set[int] = set()  # the files that it waits for
 
     def run(self) -> NoReturn:
         """Loop for ever."""
         look_s = monotonic()
         sleeping = False  # until a packet comes
         found = 0  # looks in turn that found packets
-        heard = True  # events may be there: they come along with answers, too, and poll does not see these
+        heard = False
         while True:
             now_s = monotonic()
-            heard |= self._channel.fileno() < 0  # the watch of a new connection fires at once
-            changed = self._channel.events(now_s) if self._channel.ready(now_s) and heard else set()
-            self._take(changed, now_s)
+            if self._channel.ready(now_s) and (heard or self._channel.pending):
+                self._take(self._channel.events(now_s), now_s)
             self._log_trouble()
-            spoke = bool(changed)
             if now_s >= self._report_s:
                 self._report(now_s)
-                look_s, spoke = now_s + PEEK_S, True
+                look_s = now_s + PEEK_S
             elif now_s >= look_s and not sleeping:
-                spoke |= self._peek(now_s)
+                self._peek(now_s)
                 look_s = now_s + PEEK_S
                 found = 0 if self._sensor.network.quiet else found + 1
                 sleeping = found < _STEADY and self._channel.fileno() >= 0
@@ -158,10 +206,12 @@ class Agent:
             sleeping = bool(files)
             next_s = self._report_s if sleeping else min(look_s, self._report_s)
             if self._looks is not None:
-                spoke |= self._look_at_others(self._looks, monotonic())
+                self._look_at_others(self._looks, monotonic())
                 next_s = min(next_s, self._looked_s + self._order.level2_s)
-            ready = self._wait(0.0 if spoke else next_s - monotonic(), files)
-            heard = self._channel.fileno() in ready or spoke
+            if self._segments is not None:
+                next_s = min(next_s, self._hear_arp(self._segments, monotonic()))
+            ready = self._wait(0.0 if self._channel.pending else next_s - monotonic(), files)
+            heard = self._channel.fileno() in ready
             if sleeping and not ready.isdisjoint(files):
                 now_s = monotonic()
                 if now_s >= look_s:
@@ -170,12 +220,12 @@ class Agent:
 
     def _wait(self, seconds: float, files: list[int]) -> set[int]:
         """Wait for XenStore or one of these files; return which have something to say."""
-        poller = poll()
-        if self._channel.fileno() >= 0:
-            poller.register(self._channel.fileno(), POLLIN)
-        for file in files:
-            poller.register(file, POLLIN)
-        return {file for file, _events in poller.poll(max(0.0, seconds) * 1000)}
+        wanted = {self._channel.fileno(), *files} - {-1}
+        if wanted != self._polled:
+            self._poller, self._polled = poll(), wanted
+            for file in wanted:
+                self._poller.register(file, POLLIN)
+        return {file for file, _events in self._poller.poll(max(0.0, seconds) * 1000)}
 
     def _interval_s(self) -> float:
         return self._order.level1_s if self._state.level == 1 else self._order.level2_s
@@ -236,36 +286,47 @@ class Agent:
         for node in looks.obey(message, self._sensor.network.networks, now_s):
             self._channel.remove(node, now_s)
 
-    def _look_at_others(self, looks: Looks, now_s: float) -> bool:
-        """Tell what was seen of other domains where it is time; return whether it was."""
+    def _look_at_others(self, looks: Looks, now_s: float) -> None:
+        """Tell what was seen of other domains where it is time."""
         if now_s >= looks.until_s:
             for node in looks.close():
                 self._channel.remove(node, now_s)
             self._looks = None
-            return True
+            return
         if now_s < self._looked_s + self._order.level2_s:
-            return False
+            return
         self._looked_s = now_s
         self._seq += 1
         for node, value in looks.finish(self._seq, now_s):
             self._channel.write(node, value, now_s)
-        return True
 
-    def _peek(self, now_s: float) -> bool:
+    def _hear_arp(self, segments: Segments, now_s: float) -> float:
+        """Tell what ARP shows of other domains where it is time; return when it is next."""
+        due_s = self._heard_s + segments.wait_s(now_s, self._order.level1_s)
+        if now_s < due_s:
+            return due_s
+        self._heard_s = now_s
+        self._seq += 1
+        value = segments.look(self._seq, now_s)
+        if value is not None:
+            self._channel.write(paths.UP_ARP, value, now_s)
+        return now_s + segments.wait_s(now_s, self._order.level1_s)
+
+    def _peek(self, now_s: float) -> None:
         """Look at the network; report where this interval is an anomaly whatever comes."""
         # Fewer packets, of whatever class, are no anomaly by any limit.
         least = min([limit for name, limit in self._history.items() if name in SO_FAR], default=_ANY_PPS)
         if not self._sensor.peek(now_s, STRONG_FACTOR * least * self._interval_s()):
-            return False
+            return
         so_far = self._sensor.network.so_far(self._interval_s())
         over = over_history(so_far, self._history)
-        strong = any(factor >= STRONG_FACTOR for factor in over.values())
-        if strong:
+        if any(factor >= STRONG_FACTOR for factor in over.values()):
             self._report(now_s)
-        return strong
 
     def _report(self, now_s: float) -> None:
         sample = self._sensor.finish(now_s)
+        if self._segments is not None and self._segments.failed:
+            sample.missing.append("arp")
         self._signals = sample.signals
         before = self._state
         self._state = state = decide(before, sample.signals, self._history, self._order, now_s)
@@ -280,8 +341,8 @@ class Agent:
             self._channel.remove(paths.UP_DETAIL, now_s)
         # The next chance to write comes one interval later; a scheduling delay must not make it silence.
         due = now_s - self._written_s >= (_SILENCE_INTERVALS - 0.5) * self._interval_s()
-        same = not report.changed(self._written, sample.signals, self._history)
-        if state.level == 1 and before.level == 1 and not state.over and same and not due:
+        calm = state.level == before.level == 1 and not state.over and not due
+        if calm and not report.changed(self._written, sample.signals, self._history):
             return
         self._seq += 1
         message = report.report(
@@ -351,7 +412,7 @@ def read_rules(message: Message) -> Rules:
 def own_rss_kb(roots: Roots) -> int:
     """Return the agent's resident memory, 0 where it cannot be read."""
     try:
-        pages = read_file(roots.proc + "/self/statm").split()[1]
+        pages = roots.lines("self/statm").split()[1]
         return int(pages) * os.sysconf("SC_PAGE_SIZE") // 1024
     except (OSError, ValueError, IndexError):
         return 0

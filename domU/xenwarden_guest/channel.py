@@ -48,6 +48,11 @@ class Channel:
         """Return the file to poll, -1 while there is none."""
         return self._store.fileno() if self._store is not None and self._connected else -1
 
+    @property
+    def pending(self) -> bool:
+        """Say whether there are events that came along with an answer: `poll` does not see these."""
+        return self._store is not None and self._connected and self._store.pending
+
     def ready(self, now_s: float) -> bool:
         """Connect and watch where that is due; say whether the store can be used."""
         if self._connected:

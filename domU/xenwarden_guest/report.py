@@ -27,6 +27,8 @@ def changed(old: Mapping[str, float], new: Mapping[str, float], history: Mapping
         return True
     for name, value in new.items():
         before = old[name]
+        if value == before:
+            continue
         floor = _FLOOR.get(name.rpartition("_")[2], _FLOOR_OTHER)
         reference = history.get(name) or max(value, before)
         if abs(value - before) > max(floor, _CHANGED * reference):

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 CONTRACT = read_page()
 # Beside what every domain has: of dom0's own agent.
-UP_OF_DOM0 = {"headers": f"{paths.UP_HEADERS_DIR}/$DOMID"}
+UP_OF_DOM0 = {"headers": f"{paths.UP_HEADERS_DIR}/$DOMID", "arp": paths.UP_ARP}
 DOWN_OF_DOM0 = {"look": paths.DOWN_LOOK}
 KINDS = {path.rpartition("/")[2]: path for path in (*paths.UP, *paths.DOWN)} | UP_OF_DOM0 | DOWN_OF_DOM0
 
@@ -41,6 +41,7 @@ def test_every_kind_of_message_has_its_path() -> None:
 
 def test_every_signal_of_a_guest_is_on_the_page_with_unit_and_meaning() -> None:
     report = CONTRACT.entries[f"~/{paths.UP_REPORT}"]
+    assert signals.ARP_RATES.keys() < CONTRACT.entries[f"~/{paths.UP_ARP}"].fields.keys()
     assert report.signals == {
         name: (unit, meaning)
         for name, (source, unit, meaning) in signals.SIGNALS.items()
@@ -73,6 +74,7 @@ def test_the_limits_are_those_of_the_code() -> None:
         "characters of a value": messages.MAX_VALUE,
         "highest `seq`": messages.MAX_SEQ,
         "domains in a look": paths.MAX_LOOKS,
+        "domains in what ARP shows": paths.MAX_ARP,
     }
 
 
@@ -88,6 +90,7 @@ def test_every_field_can_be_sent() -> None:
         "WORD": "0.1.0",
         "NETWORKS": "10.0.0.0/8,2001:db8::/32",
         "DOMIDS": "1,32751",
+        "NUMBERS": "1.667,0",
         "PEER": "2001:db8::1,tcp,443,123456.5,12.5",
     }
     for entry in CONTRACT.entries.values():
@@ -114,6 +117,7 @@ def test_every_field_can_be_sent() -> None:
         ("LIMITS", "vif-pps/syn/ack"),
         ("NETWORKS", "10.0.0.1"),
         ("DOMIDS", "1,-2"),
+        ("NUMBERS", "1,x"),
         ("PEER", "10.0.0.1,tcp,70000,1,1"),
         ("PEER", "10.0.0.1,tcp,443,1"),
         ('("1" | "2")', "3"),

@@ -33,6 +33,12 @@ Udp6InErrors                    \t7000
 Udp6SndbufErrors                \t80000
 UdpLite6InErrors                \t1
 """
+NETSTAT = b"""\
+TcpExt: SyncookiesSent SyncookiesRecv SyncookiesFailed TW ListenOverflows ListenDrops TCPHPHits TCPPureAcks
+TcpExt: 3 0 0 705 40 41 977 1012
+IpExt: InNoRoutes InTruncatedPkts InMcastPkts OutMcastPkts InOctets
+IpExt: 0 0 0 0 9000
+"""
 NETDEV = b"""\
 Inter-|   Receive                                                |  Transmit
  face |bytes    packets errs drop fifo frame compressed multicast|\
@@ -44,7 +50,7 @@ STAT = b"""\
 cpu  1000 20 300 5000 400 0 5 70 11 0
 cpu0 600 10 150 2500 200 0 5 35 11 0
 cpu1 400 10 150 2500 200 0 0 35 0 0
-intr 3164033 0 0 0 1
+intr 3164033 0 8000 0 7000 0 0 0 0 0 0 0 0 0 0 0 0 352 41 1002 5003 0 0 0
 ctxt 8747937
 btime 1763886000
 processes 12345
@@ -90,6 +96,7 @@ ERR:          0
 FILES = {
     "proc/net/snmp": SNMP,
     "proc/net/snmp6": SNMP6,
+    "proc/net/netstat": NETSTAT,
     "proc/net/dev": NETDEV.replace(b"  eth0", INTERFACE.encode()),
     "proc/stat": STAT,
     "proc/meminfo": MEMINFO,

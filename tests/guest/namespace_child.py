@@ -21,6 +21,8 @@ from xenwarden_guest.vsem import bpf
 from xenwarden_guest.vsem.headers import Networks
 from xenwarden_guest.vsem.looks import Looks
 from xenwarden_guest.vsem.monitor import Monitor
+from xenwarden_guest.vsem.plan import Plan
+from xenwarden_guest.vsem.segments import Segments
 from xenwarden_guest.vsem.sockets import ClassCounter, HeaderSampler
 
 MAC_HERE, MAC_THERE = "02:00:00:00:00:01", "02:00:00:00:00:02"
@@ -57,7 +59,7 @@ def each_frame() -> dict[str, object]:
     """Send and receive every frame; return classes counted and all bytes that reached user space."""
     here = interface("here")
     counter = ClassCounter(here)
-    sampler = HeaderSampler(here, bpf.Plan(1), bpf.Plan(2))
+    sampler = HeaderSampler(here, Plan(1), Plan(2))
     sockets = {"sent": raw("here"), "received": raw("there")}
     out: dict[str, object] = {}
     for name, (frame, _kind) in frames.FRAMES.items():
@@ -105,7 +107,7 @@ def flood(distinct: int, seed: int) -> dict[str, object]:
                 out.send(bulk)
                 sent += 2
             monitor.glance(1.0, 1)
-        signals, top, _sources, _failed = monitor.finish(5.0)
+        signals, tx, _rx, _failed = monitor.finish(5.0)
     monitor.close()
     return {
         "syns": 3000 / 5,
@@ -115,7 +117,7 @@ def flood(distinct: int, seed: int) -> dict[str, object]:
         "dests": len(truth) + 1,
         "dests_estimated": signals["tx_dests"],
         "top_share": signals["tx_top_share"],
-        "top": top[0].split(",")[0],
+        "top": tx.top(signals["tx_pps"], signals["tx_syn_pps"])[0].split(",")[0],
     }
 
 
@@ -133,8 +135,10 @@ def few_packets() -> dict[str, object]:
         out.send(frame)
         looked.append(monitor.glance(1.0, 5))
     signals = monitor.finish(1.0)[0]
+    monitor.look(1.0)
+    quiet = monitor.finish(1.0)[0]
     monitor.close()
-    return {"looked": looked, "syns": signals["tx_syn_pps"]}
+    return {"looked": looked, "syns": signals["tx_syn_pps"], "quiet": quiet}
 
 
 def down_and_up() -> dict[str, object]:
@@ -241,6 +245,51 @@ def bridged() -> dict[str, object]:
     return out
 
 
+def heard() -> dict[str, object]:
+    """Have the first guest claim what is the second's, and what is dom0's; return what is told."""
+    make_bridge()
+    ip("address", "add", "10.0.0.1/24", "dev", "xenbr0")
+    first, second = (bytes([2, 0, 0, 0, 0, number]) for number in (0x51, 0x52))
+    dom0, own, other = (bytes([10, 0, 0, number]) for number in (1, 52, 53))
+    guests = raw("far1"), raw("far2")
+    ears = socket.socket(socket.AF_PACKET, socket.SOCK_RAW | socket.SOCK_NONBLOCK, 0x0300)
+    ears.bind(("far2", 0x0806))
+    dom0s = raw("xenbr0")
+
+    def packet(operation: int, mac: bytes, sender: bytes, target: bytes, *tags: int) -> bytes:
+        body = b"\0\1\x08\0\6\4" + operation.to_bytes(2, "big") + mac + sender + bytes(6) + target
+        return frames.ethernet(0x0806, body, *tags, source=mac)
+
+    segments = Segments(Roots())
+    out: dict[str, object] = {"failed": segments.look(1, 0.0) or segments.failed}
+    guests[1].send(packet(1, second, own, other))  # in ordinary life
+    out["life"] = segments.look(2, 1.0) is not None
+    told = []
+    for second_s in range(2, 6):
+        dom0s.send(packet(1, bytes.fromhex(MAC_BRIDGE.replace(":", "")), dom0, own))
+        guests[0].send(packet(2, first, own, own))
+        guests[0].send(packet(2, first, dom0, own))
+        guests[0].send(packet(2, first, other, own, 0x8100))  # of another network
+        guests[1].send(packet(2, second, own, dom0))  # as it is asked
+        while True:
+            try:
+                frame = ears.recv(2000)
+            except BlockingIOError:
+                break
+            if frame[20:22] == b"\0\1" and frame[28:32] == bytes(4):
+                guests[1].send(packet(2, second, own, bytes(4)))
+                out["asked"] = frame[38:42] == own
+        value = segments.look(second_s + 1, float(second_s))
+        told.append(None if value is None else dict(parse(value, "arp").fields))
+    out["told"] = told
+    out["failed"] = segments.failed
+    waits = [segments.wait_s(6.0, 5.0)]
+    out["over"] = segments.look(9, 60.0) is not None
+    out["wait"] = [*waits, segments.wait_s(60.0, 5.0)]
+    segments.close()
+    return out
+
+
 def main() -> None:
     """Print the result of the check that is named."""
     subprocess.run(["mount", "-t", "sysfs", "sysfs", "/sys"], check=True)
@@ -277,6 +326,8 @@ def main() -> None:
             ip("link", "set", "here", "arp", "off", "up")
             if sys.argv[1] == "looks":
                 result = looks()
+            elif sys.argv[1] == "arp":
+                result = heard()
             elif sys.argv[1] == "bridge":
                 result = bridged()
             elif sys.argv[1] == "flood":

@@ -11,9 +11,10 @@ from hypothesis import strategies as st
 
 from xenwarden_guest.vsem import bpf
 from xenwarden_guest.vsem.headers import parse
+from xenwarden_guest.vsem.plan import Plan, address_hash
 
-ALL = bpf.Plan(1)
-NONE_BY_CHANCE = bpf.Plan(0x12345678, shift=20, syn_shift=20, slice_shift=20)
+ALL = Plan(1)
+NONE_BY_CHANCE = Plan(0x12345678, shift=20, syn_shift=20, slice_shift=20)
 FRAME = st.one_of(
     st.sampled_from([frame for frame, _ in frames.FRAMES.values()]),
     st.binary(max_size=120),
@@ -113,21 +114,21 @@ def test_user_space_reads_the_same_from_the_headers_as_from_the_whole_frame(fram
 def test_the_kernel_and_user_space_agree_on_the_slice_of_addresses(
     salt: int, address: bytes, slice_shift: int
 ) -> None:
-    plan = bpf.Plan(salt, shift=20, syn_shift=20, slice_shift=slice_shift)
+    plan = Plan(salt, shift=20, syn_shift=20, slice_shift=slice_shift)
     body = frames.tcp(frames.ACK)
     if len(address) == 4:
         frame = frames.ethernet(frames.V4, frames.ipv4(6, body, dest=address))
     else:
         frame = frames.ethernet(frames.V6, frames.ipv6(6, body, dest=address))
     taken = machine.run(bpf.sampler(plan, ALL), frame, machine.OUTGOING, random=2**32 - 1) > 0
-    assert taken == (plan.chance(address, syn=False) == 1.0)
+    assert taken == (plan.stands_for(address_hash(address, plan.salt), syn=False) == 1)
 
 
 @pytest.mark.parametrize(
     ("name", "shift"), [("tcp4 syn", 3), ("tcp4 ack", 5), ("udp4", 5), ("icmp6 echo", 5), ("arp", 5)]
 )
 def test_chance_takes_one_in_a_power_of_two_with_syns_apart(name: str, shift: int) -> None:
-    plan = bpf.Plan(7, shift=5, syn_shift=3, slice_shift=32)
+    plan = Plan(7, shift=5, syn_shift=3, slice_shift=32)
     program = bpf.sampler(ALL, plan)
     frame, _ = frames.FRAMES[name]
     assert machine.run(program, frame, machine.HOST, random=(2**32 >> shift) - 1) > 0

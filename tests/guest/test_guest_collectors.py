@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from kernel_files import DISKSTATS, INTERRUPTS, MEMINFO, NETDEV, PRESSURE, SNMP, SNMP6, STAT
+from kernel_files import DISKSTATS, INTERRUPTS, MEMINFO, NETDEV, NETSTAT, PRESSURE, SNMP, SNMP6, STAT, plant
 
 from xenwarden_guest.collectors import (
     Roots,
@@ -19,6 +19,7 @@ from xenwarden_guest.collectors import (
     interrupts,
     meminfo,
     netdev,
+    netstat,
     pressure,
     snmp,
     stat,
@@ -32,6 +33,7 @@ if TYPE_CHECKING:
 PARSERS: list[tuple[Callable[[bytes], Any], bytes]] = [
     (snmp.parse, SNMP),
     (snmp.parse6, SNMP6),
+    (netstat.parse, NETSTAT),
     (netdev.parse, NETDEV),
     (stat.parse, STAT),
     (meminfo.parse, MEMINFO),
@@ -44,11 +46,19 @@ PARSERS: list[tuple[Callable[[bytes], Any], bytes]] = [
 def test_tries_to_send_come_from_snmp_and_only_real_errors_count() -> None:
     assert snmp.parse(SNMP) == {
         "tcp_opens": 273,
+        "tcp_accepts": 2,
+        "tcp_established": 0,
         "tcp_fails": 9,
         "tcp_retrans": 31,
         "udp_errors": 20 + 300 + 1001 + 4,
     }
     assert snmp.parse6(SNMP6) == 7000 + 80000 + 50 + 6
+
+
+def test_connections_that_a_full_queue_refused_come_from_netstat() -> None:
+    assert netstat.parse(NETSTAT) == 41
+    # A newer kernel, with other counters before it, after the older one.
+    assert netstat.parse(NETSTAT.replace(b" TW ", b" TW New ").replace(b" 705 ", b" 705 6 ")) == 41
 
 
 def test_interfaces_counters_are_read_even_without_space_after_the_colon() -> None:
@@ -79,13 +89,39 @@ def test_disks_count_once_and_only_xen_disks_are_requests_to_the_hypervisor() ->
     assert "hv_blk_requests" not in diskstats.parse(DISKSTATS, lambda name: name == "vda")
 
 
-def test_event_channels_of_devices_count_timer_and_ipis_do_not() -> None:
-    assert interrupts.parse(INTERRUPTS) == 352 + 41 + 1002 + 5003
+def test_event_channels_of_devices_count_timer_and_ipis_do_not(tmp_path: Path) -> None:
+    plant(tmp_path)
+    assert interrupts.collect(Roots(str(tmp_path))) == {"hv_events": 352 + 41 + 1002 + 5003}
 
 
-def test_a_kernel_without_event_channels_is_a_missing_signal_not_a_zero() -> None:
+def test_a_device_that_comes_later_counts_and_one_that_goes_does_not(tmp_path: Path) -> None:
+    plant(tmp_path)
+    roots = Roots(str(tmp_path))
+    interrupts.collect(roots)
+    row = b" 20:          9          0   xen-dyn-lateeoi    -event     blkif\n"
+    (tmp_path / "proc/interrupts").write_bytes(INTERRUPTS.replace(b"NMI:", row + b"NMI:"))
+    (tmp_path / "proc/stat").write_bytes(STAT.replace(b" 5003 0", b" 5003 9"))
+    stat.collect(roots)
+    assert interrupts.collect(roots) == {"hv_events": 352 + 41 + 1002 + 5003 + 9}
+    plant(tmp_path)
+    stat.collect(roots)
+    assert interrupts.collect(roots) == {"hv_events": 352 + 41 + 1002 + 5003}
+
+
+@pytest.mark.parametrize("damaged", ["stat", "interrupts"])
+def test_numbers_of_interrupts_that_do_not_fit_are_refused(tmp_path: Path, damaged: str) -> None:
+    plant(tmp_path)
+    texts = {"stat": STAT.replace(b" 5003 0 0 0", b""), "interrupts": INTERRUPTS.replace(b" 19:", b" 1x:")}
+    (tmp_path / "proc" / damaged).write_bytes(texts[damaged])
     with pytest.raises(Unparsable):
-        interrupts.parse(b"           CPU0\n  1:  5  IO-APIC   1-edge  i8042\n")
+        interrupts.collect(Roots(str(tmp_path)))
+
+
+def test_a_kernel_without_event_channels_is_a_missing_signal_not_a_zero(tmp_path: Path) -> None:
+    plant(tmp_path)
+    (tmp_path / "proc/interrupts").write_bytes(b"           CPU0\n  1:  5  IO-APIC   1-edge  i8042\n")
+    with pytest.raises(Unparsable):
+        interrupts.collect(Roots(str(tmp_path)))
 
 
 @pytest.mark.parametrize(("parse", "text"), PARSERS)
@@ -105,7 +141,7 @@ def test_garbage_is_refused_or_gives_counters_never_another_error(
         found = parse(damaged)
     except Unparsable:
         return
-    numbers = found.values() if isinstance(found, dict) else [found]
+    numbers = found.values() if isinstance(found, dict) else found if isinstance(found, list) else [found]
     for number in numbers:
         for value in number if isinstance(number, tuple) else (number,):
             assert isinstance(value, int)

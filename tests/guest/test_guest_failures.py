@@ -23,17 +23,17 @@ if TYPE_CHECKING:
 
 NET = f"sys/class/net/{INTERFACE}"
 COUNTERS = {"tx_pps", "rx_pps", "tx_bps", "rx_bps", "tx_drop_pps"}
-TRIES = {"tcp_open_ps", "tcp_fail_ps", "tcp_retrans_ps", "udp_error_ps"}
-# By file: the name in `missing`, and the signals that go with it. "headers" is missing all the time: no
+TRIES = {"tcp_open_ps", "tcp_fail_ps", "tcp_retrans_ps", "udp_error_ps", "tcp_held", "tcp_taken"}
+# By file: the names in `missing`, and the signals that go with it. "headers" is missing all the time: no
 # socket can be opened, which is its turn.
-GOES: dict[str, tuple[str, set[str]]] = {
-    "proc/net/snmp": ("snmp", TRIES),
-    "proc/net/dev": ("netdev", COUNTERS),
-    "proc/stat": ("stat", {"cpu_pct", "steal_pct", "run_queue", "fork_ps"}),
-    "proc/meminfo": ("meminfo", {"mem_used_pct", "swap_used_pct"}),
-    "proc/diskstats": ("diskstats", {"disk_bps", "hv_blk_rps"}),
-    "proc/interrupts": ("interrupts", {"hv_event_ps"}),
-    **{f"proc/pressure/{name}": ("pressure", {"psi_cpu_pct", "psi_mem_pct", "psi_io_pct"})
+GOES: dict[str, tuple[set[str], set[str]]] = {
+    "proc/net/snmp": ({"snmp"}, TRIES),
+    "proc/net/netstat": ({"netstat"}, {"tcp_drop_ps"}),
+    "proc/net/dev": ({"netdev"}, COUNTERS),
+    "proc/stat": ({"stat", "interrupts"}, {"cpu_pct", "steal_pct", "run_queue", "fork_ps", "hv_event_ps"}),
+    "proc/meminfo": ({"meminfo"}, {"mem_used_pct", "swap_used_pct"}),
+    "proc/diskstats": ({"diskstats"}, {"disk_bps", "hv_blk_rps"}),
+    **{f"proc/pressure/{name}": ({"pressure"}, {"psi_cpu_pct", "psi_mem_pct", "psi_io_pct"})
        for name in ("cpu", "memory", "io")},
 }  # fmt: skip
 
@@ -120,12 +120,12 @@ class Vm:
 def test_a_file_that_fails_is_a_missing_signal_by_name(tmp_path: Path, name: str, damage: str) -> None:
     vm = Vm(tmp_path)
     before = vm.sample()
-    collector, signals = GOES[name]
+    collectors, signals = GOES[name]
     assert before.missing == ["headers"]
     assert signals <= before.signals.keys()
     DAMAGES[damage](tmp_path / name)
     damaged = vm.sample()
-    assert set(damaged.missing) == {"headers", collector}
+    assert set(damaged.missing) == {"headers", *collectors}
     assert damaged.signals.keys() == before.signals.keys() - signals
     vm.heal(name)
     vm.sample()  # the first since the gap
@@ -156,6 +156,22 @@ def test_an_interface_that_cannot_be_read_is_no_crash(tmp_path: Path, file: str,
     for _ in range(13):
         last = vm.sample()
     assert last.signals.keys() >= COUNTERS
+
+
+@pytest.mark.parametrize("damage", DAMAGES)
+def test_names_of_interrupts_are_read_when_they_are_needed(tmp_path: Path, damage: str) -> None:
+    vm = Vm(tmp_path)
+    assert "hv_event_ps" in vm.sample().signals
+    DAMAGES[damage](tmp_path / "proc/interrupts")
+    assert "hv_event_ps" in vm.sample().signals
+    stat = tmp_path / "proc/stat"
+    stat.write_bytes(stat.read_bytes().replace(b" 5003 0", b" 5003 9"))  # a device came
+    damaged = vm.sample()
+    assert set(damaged.missing) == {"headers", "interrupts"}
+    assert "hv_event_ps" not in damaged.signals
+    vm.heal("proc/interrupts")
+    vm.sample()  # the first since the gap
+    assert "hv_event_ps" in vm.sample().signals
 
 
 def test_no_directory_of_interfaces_is_named(tmp_path: Path) -> None:

@@ -95,6 +95,12 @@ def test_a_glance_leaves_few_packets_for_later() -> None:
     assert found["syns"] == 8
 
 
+def test_a_report_without_packets_says_so() -> None:
+    quiet = in_namespace("few")["quiet"]
+    assert {"tx_syn_pps", "rx_udp_pps", "tx_arp_pps", "tx_dests", "rx_sources", "tx_pps"} <= quiet.keys()
+    assert not any(quiet.values())
+
+
 def test_an_interface_that_is_down_is_nothing_missing_and_counts_again_when_up() -> None:
     found = in_namespace("flap")
     assert found["failed_while_down"] == []
@@ -114,6 +120,22 @@ def test_dom0_sees_on_order_what_each_domain_really_sends() -> None:
     assert "tx_syn_pps" not in found["3"]
     assert found["let go"] == ["data/xenwarden/headers/2", "data/xenwarden/headers/3"]
     assert found["after"] == ["data/xenwarden/headers/1"]
+
+
+def test_dom0_hears_at_whose_vif_an_address_is_claimed_and_asks_who_uses_it() -> None:
+    found = in_namespace("arp")
+    assert (found["failed"], found["life"], found["asked"]) == (False, False, True)
+    last = found["told"][-1]
+    by_domid = {
+        domid: {name: float(last[name].split(",")[at]) for name in ("claims", "claimed")}
+        for at, domid in enumerate(last["domids"].split(","))
+    }
+    # Of the second's address one a second, of dom0's address likewise, told to the second.
+    assert by_domid["1"]["claims"] == pytest.approx(2, rel=0.5)
+    assert by_domid["1"]["claimed"] == by_domid["2"]["claims"] == by_domid["0"]["claims"] == 0
+    assert by_domid["2"]["claimed"] == by_domid["1"]["claims"]
+    assert by_domid["0"]["claimed"] > 0
+    assert (found["over"], found["wait"]) == (True, [1, 5])
 
 
 def test_in_dom0_what_the_bridge_forwards_for_guests_is_not_dom0s_own() -> None:

@@ -10,9 +10,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from xenwarden_guest.vsem.bpf import Plan
-from xenwarden_guest.vsem.headers import Header, Networks, address_text, parse
-from xenwarden_guest.vsem.plan import BUDGET_PPS, Seen, next_plan
+from xenwarden_guest.vsem.headers import Header, Networks, address_text, grouped, parse
+from xenwarden_guest.vsem.plan import BUDGET_PPS, Plan, Seen, address_hash, next_plan
 from xenwarden_guest.vsem.talkers import MAX_ADDRESSES, MAX_PEERS, Talkers
 
 NOWHERE = Networks()
@@ -26,7 +25,7 @@ def header(dest: int, *, port: int = 80, syn: bool = False, protocol: int = 6) -
 
 def sample(talkers: Talkers, made: Header, plan: Plan, source: random.Random) -> None:
     """Do what the kernel does."""
-    if source.random() < plan.chance(made.dest, syn=made.syn):
+    if source.random() < 1 / plan.stands_for(address_hash(made.dest, plan.salt), syn=made.syn):
         talkers.add(made, plan, 1.0)
 
 
@@ -88,6 +87,21 @@ def test_the_port_is_named_where_one_stands_out() -> None:
     assert ports == {"0.0.0.1": "0", "0.0.0.2": "53"}
 
 
+def test_who_is_only_tried_is_told_beside_those_who_are_talked_to() -> None:
+    talkers = Talkers(NOWHERE, outgoing=True)
+    for address in range(1, 21):
+        for _ in range(100 + address):
+            talkers.add(header(address), Plan(5), 1.0)
+        talkers.add(header(address, syn=True), Plan(5), 1.0)
+    for _ in range(60):  # a server that is down
+        talkers.add(header(99, port=5432, syn=True), Plan(5), 1.0)
+    told = talkers.top(1000, 80)
+    assert len(told) == 8
+    assert told[0].startswith("0.0.0.20,tcp,80,")
+    assert told[-1].startswith("0.0.0.99,tcp,5432,")
+    assert told[-1].endswith(",60.0")
+
+
 def settle(pps: float, syn_pps: float, in_slice: float, level: int, looks: int = 20) -> list[Plan]:
     """Feed the planner steady traffic, `in_slice` of which is evenly spread over addresses."""
     plan = Plan(1)
@@ -119,10 +133,36 @@ def test_little_traffic_is_taken_whole_and_again_after_a_flood() -> None:
     assert next_plan(flooded, Seen(10, 1, 0), BUDGET_PPS[1], 3).takes_all
 
 
+def said(found: Header) -> tuple[object, ...]:
+    return tuple(getattr(found, name) for name in Header.__slots__)
+
+
+@given(
+    st.lists(
+        st.tuples(st.booleans(), st.sampled_from(sorted(frames.FRAMES)), st.integers(0, 80)), max_size=30
+    )
+)
+def test_samples_that_say_the_same_are_put_together_and_no_others(kinds: list[tuple[bool, str, int]]) -> None:
+    samples = [(sent, frames.FRAMES[name][0][:length]) for sent, name, length in kinds]
+    alone = [(sent, said(header)) for sent, frame in samples if (header := parse(frame)) is not None]
+    together = [(sent, said(header)) for sent, header, count in grouped(samples) for _ in range(count)]
+    assert sorted(alone) == sorted(together)
+
+
 def test_a_loud_peer_in_the_slice_moves_the_slice_elsewhere() -> None:
     plan = settle(10_000, 0, 10_000, 1)[-1]
     moved = next_plan(plan, Seen(10_000, 0, 9000), BUDGET_PPS[1], 4711)
     assert moved.salt == 4711
+
+
+def test_one_loud_peer_does_not_keep_the_plan_changing() -> None:
+    source = random.Random(3)  # noqa: S311  repeatable
+    plan, plans = Plan(1), set()
+    for _look in range(300):
+        in_slice = address_hash(frames.A4, plan.salt) <= 0xFFFFFFFF >> plan.slice_shift
+        plan = next_plan(plan, Seen(5000, 0, 5000 * in_slice), BUDGET_PPS[1], source.getrandbits(32))
+        plans.add(plan)
+    assert len(plans) < 30
 
 
 @given(st.binary(max_size=80))

@@ -189,5 +189,6 @@ _CHECKS: dict[str, Callable[[str], bool]] = {
     "WORD": lambda _text: True,  # all that a message can carry
     "NETWORKS": _all(_is_network),
     "DOMIDS": _all(str.isdecimal),
+    "NUMBERS": _all(_is_number),
     "PEER": _is_peer,
 }

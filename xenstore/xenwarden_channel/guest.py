@@ -84,6 +84,11 @@ class GuestStore(Store):
         self._events.clear()
         return found
 
+    @property
+    def pending(self) -> bool:
+        """Say whether `events` has some that came along with an answer: nothing is readable for these."""
+        return bool(self._events)
+
     def fileno(self) -> int:
         """Return the descriptor to wait on: readable when `events` should be called."""
         return self._fd

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 VERSION = 1
 KINDS = (
-    "report", "detail", "answer", "request", "headers",
+    "report", "detail", "answer", "request", "headers", "arp",
     "order", "history", "ask", "status", "grant", "look",
 )  # fmt: skip
 MAX_FIELDS = 128

@@ -8,8 +8,6 @@ guest can write.
 
 from __future__ import annotations
 
-HOME = "/local/domain/{domid}"
-
 # Up, relative to the guest's home (a guest uses relative paths: it need not know its domid).
 UP_DIR = "data/xenwarden"
 UP_REPORT = "data/xenwarden/report"  # VSEM and VREM together, both levels
@@ -19,6 +17,7 @@ UP_REQUEST = "data/xenwarden/request"  # VREM asks for more
 UP = (UP_REPORT, UP_DETAIL, UP_ANSWER, UP_REQUEST)
 # Of dom0's own agent only: a node for each domain that it looks at, by domid.
 UP_HEADERS_DIR = "data/xenwarden/headers"
+UP_ARP = "data/xenwarden/arp"  # of dom0's own agent only: what ARP shows of other domains
 
 # Down, relative likewise.
 DOWN_DIR = "xenwarden"
@@ -38,6 +37,7 @@ VM_DIR = "/tool/xenwarden/vm"  # by UUID: in place of the keys of the VM's entry
 # C xenstored lets a guest write nodes of 2048 bytes in all, which leaves 2015 for a value.
 MAX_MESSAGE_BYTES = 2000
 MAX_LOOKS = 8  # domains whose vifs dom0's agent looks at, at a time
+MAX_ARP = 16  # domains of which it tells what ARP shows, at a time
 
 
 def headers(domid: int) -> str:

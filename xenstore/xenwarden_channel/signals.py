@@ -50,6 +50,13 @@ SIGNALS: dict[str, tuple[str, str, str]] = {
     "tcp_fail_ps": (VSEM, "1/s", "TCP connections that the VM tried to open and that failed"),
     "tcp_retrans_ps": (VSEM, "1/s", "TCP segments sent again"),
     "udp_error_ps": (VSEM, "1/s", "UDP receive and send errors, and ICMP errors received"),
+    # VSEM, connections that stay open: who opened them, estimated at level 1 and counted at level 2
+    "tcp_held": (VSEM, "count", "open TCP connections that the VM opened"),
+    "tcp_taken": (VSEM, "count", "open TCP connections that others opened"),
+    "tcp_drop_ps": (VSEM, "1/s", "TCP connections to the VM that found the queue of its service full"),
+    # VSEM, at level 2
+    "tcp_stalling": (VSEM, "count", "connections that the VM holds up, bit by bit or unread"),
+    "tcp_stalled": (VSEM, "count", "connections that others hold up, bit by bit or unread"),
     # VSEM, requests to the hypervisor
     "hv_event_ps": (VSEM, "1/s", "event-channel interrupts taken"),
     "hv_blk_rps": (VSEM, "1/s", "requests to the block backend"),
@@ -87,6 +94,15 @@ SIGNALS: dict[str, tuple[str, str, str]] = {
     "hypercall_other_ps": (HREM, "1/s", "other hypercalls"),
     "xen_fault_ps": (HREM, "1/s", "faults and instructions of a PV guest that Xen had to deal with"),
     "vm_exit_ps": (HREM, "1/s", "exits of a PVH or HVM guest to Xen, hypercalls among them"),
+    # HREM, from all ARP that dom0's own agent hears
+    "arp_claim_pps": (HREM, "1/s", "ARP sent unasked that claims an address which another uses"),
+    "arp_claimed_pps": (
+        HREM,
+        "1/s",
+        "ARP of others that claims its address unasked, or says so to it of another",
+    ),
+    "arp_ask_pps": (HREM, "1/s", "addresses that it asks for by ARP, and did not in the minutes before"),
+    "arp_answer_pps": (HREM, "1/s", "of these addresses, those that answer"),
     # HREM, of the domain itself
     "domain_age_s": (HREM, "s", "time since dom0 first saw this domain of the VM"),
     "domain_restarts": (HREM, "count", "times that the VM was started anew within the last hour"),
@@ -101,6 +117,13 @@ HEADERS = (
     "tx_dests", "rx_sources", "tx_top_share", "tx_external_share",
 )  # fmt: skip
 SIGNALS.update({f"{BY_DOM0}{name}": (HREM, *SIGNALS[name][1:]) for name in HEADERS})
+# What dom0's own agent hears by ARP of a domain, as it tells it: HREM's signal of each.
+ARP_RATES = {
+    "claims": "arp_claim_pps",
+    "claimed": "arp_claimed_pps",
+    "asked": "arp_ask_pps",
+    "answered": "arp_answer_pps",
+}
 
 
 def names(*sources: str) -> list[str]:

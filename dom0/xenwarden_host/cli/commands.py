@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import sys
+import time
 
 from xenwarden_host import __version__
 from xenwarden_host.cli.output import clock_time, colour, printable, span, table
@@ -131,6 +132,8 @@ def run_show(parsed: Parsed) -> int:
     agent = vm["agent"]
     if agent is None:
         lines.append(("Agent", "never reported"))
+    elif agent["age_s"] is None:
+        lines.append(("Agent", f"{agent['state']}, no report was understood yet"))
     else:
         cost = f"{agent['rss_kb']} kB, {agent['cpu_s']:.1f} CPU seconds in {span(agent['wall_s'])}"
         told = f"{agent['state']}, version {agent['version'] or '?'}, last report {span(agent['age_s'])} ago"
@@ -406,7 +409,11 @@ def run_report(parsed: Parsed) -> int:
     from xenwarden_host.cli import reporting  # noqa: PLC0415  much to load, for a verb that is typed seldom
 
     since = parsed.options.get("since")
-    data = reporting.fetch(_client(parsed), parsed.arguments[0], since)
+    try:
+        since_unix_s = reporting.since(since, time.time())
+    except ValueError as error:
+        raise UsageError(str(error), parsed.verb) from None
+    data = _client(parsed).ask("report", since_unix_s=since_unix_s, **_domain(parsed))
     if "json" in parsed.options:
         _print_json(data)
     else:
@@ -478,7 +485,8 @@ def run_kill_switch(parsed: Parsed) -> int:
         _print_json(answer)
     elif parsed.arguments[0] == "status" or "dry_run" in parsed.options or "verbose" in parsed.options:
         would = "would be " if "dry_run" in parsed.options else ""
-        print(f"{would}on ({answer['file']})" if answer["on"] else f"{would}off")
+        by = f" ({answer['file']})" if answer["file"] else ""
+        print(f"{would}on{by}" if answer["on"] else f"{would}off")
     return 0
 
 
@@ -544,6 +552,7 @@ def run_replay(parsed: Parsed) -> int:
         parsed.options.get("policy"),
         as_json="json" in parsed.options,
         skip_bad="skip_bad" in parsed.options,
+        scores="scores" in parsed.options,
     )
 
 

@@ -25,7 +25,7 @@ OK, WARN, BAD, UNKNOWN = "ok", "warn", "bad", "unknown"
 
 _UNITS = ("xenwardend.service", "xenwarden-agent-dom0.service")
 _CAPPING = ("credit", "credit2")  # schedulers that know cap and weight
-_MODULES = ("sch_ingress", "cls_flower", "act_police")  # what limits packets per second
+_MODULES = ("sch_ingress", "cls_flower", "cls_matchall", "act_police")  # what vif-pps and vif-in need
 _REPORT_BYTES = 2000  # an agent's report is no larger
 _FEW_NODES = 200  # a guest's own drivers take tens; below this its agent may find no room
 _LEAST_FREE_MB = 100
@@ -210,13 +210,11 @@ def _network(host: Host) -> Iterator[tuple[str, ...]]:
     if missing:
         yield (
             WARN,
-            f"the kernel lacks {', '.join(missing)}: vif-pps is unsupported",
+            f"the kernel lacks {', '.join(missing)}: vif-pps and vif-in are unsupported",
             "use a kernel that has them",
         )
-    elif host.run(["tc", "-V"]) is None:
-        yield WARN, "tc is not installed: vif-pps and vif-in are unsupported", "apt-get install iproute2"
     else:
-        yield OK, "the kernel and tc can limit packets: vif-pps and vif-in work"
+        yield OK, "the kernel can limit packets: vif-pps and vif-in work"
 
 
 def _disks(host: Host) -> Iterator[tuple[str, ...]]:

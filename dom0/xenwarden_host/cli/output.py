@@ -21,6 +21,7 @@ _COLOURS = {
 
 _LEAST_NAME = 16  # columns that a name keeps where the terminal is narrow
 _LEAST_LAST = 24  # likewise the last column, which is wrapped
+_BELOW = "    "  # before the last column where it stands below the others
 
 
 def printable(text: str) -> str:
@@ -79,8 +80,8 @@ def _terminal_columns() -> int | None:
 def table(header: Sequence[str], rows: Sequence[Sequence[Any]]) -> str:
     """Return a table of fixed width: header first, words left, numbers right, None as `-`.
 
-    On a terminal that is narrower, the last column is wrapped and names are cut; what goes to a file or
-    a pipe is always whole.
+    On a terminal that is narrower, names are cut and the last column is wrapped, below the others where it
+    has too little room beside them; what goes to a file or a pipe is always whole.
     """
     cells = [
         [
@@ -94,24 +95,26 @@ def table(header: Sequence[str], rows: Sequence[Sequence[Any]]) -> str:
         for index in range(len(header))
     ]
     widths = [max(columns(line[index]) for line in (header, *cells)) for index in range(len(header))]
-    most = _terminal_columns()
+    most, below = _terminal_columns(), False
     if most is not None and sum(widths) + 2 * (len(widths) - 1) > most:
         if header[0] == "Name":
             others = sum(widths[1:-1]) + min(widths[-1], _LEAST_LAST) + 2 * (len(widths) - 1)
             widths[0] = min(widths[0], max(_LEAST_NAME, most - others))
-        widths[-1] = min(widths[-1], max(_LEAST_LAST, most - sum(widths[:-1]) - 2 * (len(widths) - 1)))
+        room = most - sum(widths[:-1]) - 2 * (len(widths) - 1)
+        below = room < min(widths[-1], _LEAST_LAST)
+        widths[-1] = min(widths[-1], most - len(_BELOW) if below else room)
     lines = []
     for number, line in enumerate((header, *cells)):
         last = wrap(line[-1], widths[-1])
         padded = []
-        for index, cell in enumerate((*line[:-1], last[0])):
+        for index, cell in enumerate(line[:-1] if below else (*line[:-1], last[0])):
             text = cut(cell, widths[index]) if not index else cell
             gap = " " * (widths[index] - columns(text))
             text = gap + text if numeric[index] else text + gap
             padded.append(colour(text) if number else text)
         lines.append("  ".join(padded).rstrip())
-        indent = " " * (sum(widths[:-1]) + 2 * (len(widths) - 1))
-        lines += [indent + more for more in last[1:]]
+        indent = _BELOW if below else " " * (sum(widths[:-1]) + 2 * (len(widths) - 1))
+        lines += [indent + more for more in (last if below else last[1:])]
     return "\n".join(lines)
 
 

@@ -7,7 +7,7 @@ from xenwarden_host.cli.verbs import BY_NAME, GLOBAL_OPTIONS, VERBS, Option, Ver
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Sequence
 
 
 class UsageError(Exception):
@@ -59,11 +59,15 @@ def parse(words: list[str]) -> Parsed:
 def _verb(word: str) -> Verb:
     if word in BY_NAME:
         return BY_NAME[word]
+    raise UsageError(f"no verb {word!r}" + _near("--help" if word == "help" else word, [*BY_NAME, "--help"]))
+
+
+def _near(word: str, known: Sequence[str]) -> str:
+    """Return which of the known words may have been meant, as the end of a sentence."""
     from difflib import get_close_matches  # noqa: PLC0415  only who mistypes pays for it
 
-    near = get_close_matches(word, BY_NAME)
-    near = ["--help"] if word == "help" else near
-    raise UsageError(f"no verb {word!r}" + (f"; did you mean {' or '.join(near)}?" if near else ""))
+    near = get_close_matches(word.lower(), known)
+    return f"; did you mean {' or '.join(near)}?" if near else ""
 
 
 def _take_option(word: str, rest: Iterator[str], verb: Verb | None, options: dict[str, str]) -> None:
@@ -72,7 +76,10 @@ def _take_option(word: str, rest: Iterator[str], verb: Verb | None, options: dic
     option = next((item for item in known if flag in item.flags), None)
     if option is None:
         where = f"{verb.name} has" if verb else "there is"
-        near = "; did you mean the verb version?" if word in ("--version", "-V") else ""
+        if word in ("--version", "-V"):
+            near = "; did you mean the verb version?"
+        else:
+            near = _near(flag, [name for item in known for name in item.flags if name.startswith("--")])
         raise UsageError(f"{where} no option {flag}{near}", verb)
     if not option.metavar:
         if equals and not word.startswith("--"):  # -vN is -v -N, as with xl
@@ -97,6 +104,8 @@ def _check(verb: Verb, arguments: list[str], options: dict[str, str]) -> None:
         if index >= len(arguments):
             if argument.required:
                 raise UsageError(f"{verb.name} needs {argument}", verb)
+        elif not all(arguments[index:]):
+            raise UsageError(f"{verb.name} needs {argument}, not an empty word", verb)
         elif argument.choices and arguments[index] not in argument.choices:
             raise UsageError(f"{verb.name} takes {argument}, not {arguments[index]!r}", verb)
     if "dry_run" in options and not verb.changes:
@@ -106,6 +115,8 @@ def _check(verb: Verb, arguments: list[str], options: dict[str, str]) -> None:
     takes_file = verb.name == "policy" and arguments[0] != "show"
     if takes_file and (arguments[0] == "check") != (len(arguments) == 2):
         raise UsageError(f"policy {arguments[0]} takes {'a' if arguments[0] == 'check' else 'no'} FILE", verb)
+    if verb.name == "policy" and arguments[0] == "default" and "json" in options:
+        raise UsageError("policy default is YAML with its reasons: --json has no meaning", verb)
     if verb.name == "record" and "output" not in options:
         raise UsageError("record needs -o FILE", verb)
     if verb.name == "report" and ("output" in options) == ("json" in options):

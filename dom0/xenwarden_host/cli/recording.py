@@ -57,7 +57,8 @@ class _File:
         try:
             self._fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
         except OSError as error:
-            raise RefusedError(f"cannot make {path}: {error.strerror}", None) from None
+            hint = "name a file that is not there yet" if isinstance(error, FileExistsError) else None
+            raise RefusedError(f"cannot make {path}: {error.strerror}", hint) from None
 
     def append(self, text: str) -> None:
         """Write all of `text`.

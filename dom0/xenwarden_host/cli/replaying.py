@@ -18,10 +18,10 @@ from xenwarden_host.replay.replay import Replay
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from xenwarden_host.policy.model import Policy
 
-
-def replay(paths: Sequence[str], policy_path: str | None, *, as_json: bool, skip_bad: bool) -> int:
+def replay(
+    paths: Sequence[str], policy_path: str | None, *, as_json: bool, skip_bad: bool, scores: bool
+) -> int:
     """Replay each file on a core of its own and print what was decided; return the exit status.
 
     Raises:
@@ -33,12 +33,11 @@ def replay(paths: Sequence[str], policy_path: str | None, *, as_json: bool, skip
         raise RefusedError(error.message, error.hint) from None
     gc.freeze()  # the policy and its rules stay: no need to look at them again and again
     for path in paths:
-        _replay_one(path, policy, as_json=as_json, skip_bad=skip_bad)
+        _replay_one(path, Replay(policy, skip_bad=skip_bad, scores=scores), as_json=as_json)
     return 0
 
 
-def _replay_one(path: str, policy: Policy, *, as_json: bool, skip_bad: bool) -> None:
-    run = Replay(policy, skip_bad=skip_bad)
+def _replay_one(path: str, run: Replay, *, as_json: bool) -> None:
     try:
         with open(path, "rb") as file:  # noqa: PTH123  lines of bytes, nothing else
             if not as_json:
@@ -70,6 +69,8 @@ def _what(event: dict[str, Any]) -> str:
             head = f"{event['kind']} {event['value']}{' for now' if event['provisional'] else ''}"
         case "lift":
             head = event["kind"]
+        case "score":
+            head = f"{event['score']:.3f}"
         case "state":
             head = f"{event['old']} to {event['new']}"
         case "verdict":

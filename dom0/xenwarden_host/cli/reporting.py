@@ -5,7 +5,6 @@ from __future__ import annotations
 
 import os
 import re
-import time
 from datetime import datetime
 
 from xenwarden_host.cli.page import page
@@ -15,8 +14,6 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any
 
-    from xenwarden_host.control.client import ControlClient
-
 _UNITS_S = {"s": 1, "m": 60, "h": 3600, "d": 86400}
 _DEFAULT_S = 7200  # as long as the daemon keeps signals
 
@@ -25,7 +22,7 @@ def since(text: str | None, now_unix_s: float) -> int:
     """Return the time that `--since` means: `90s`, `30m`, `2h`, `7d` ago, or a date and time.
 
     Raises:
-        RefusedError: it means none.
+        ValueError: it means none that has been; the sentence says what was expected.
     """
     if text is None:
         return int(now_unix_s) - _DEFAULT_S
@@ -33,17 +30,14 @@ def since(text: str | None, now_unix_s: float) -> int:
     if ago:
         return int(now_unix_s) - int(ago[1]) * _UNITS_S[ago[2]]
     try:
-        return int(datetime.fromisoformat(text).timestamp())  # without a zone it is local time
+        then = int(datetime.fromisoformat(text).timestamp())  # without a zone it is local time
     except (ValueError, OverflowError):
-        raise RefusedError(
-            f"--since does not understand {text!r}", "as 30m, 2h, 7d, or 2026-01-31 14:00"
+        raise ValueError(
+            f"--since does not understand {text!r}: say 30m, 2h, 7d, or 2026-01-31 14:00"
         ) from None
-
-
-def fetch(client: ControlClient, domain: str, since_text: str | None) -> dict[str, Any]:
-    """Return what the page is made from."""
-    answer: dict[str, Any] = client.ask("report", vm=domain, since_unix_s=since(since_text, time.time()))
-    return answer
+    if then > now_unix_s:
+        raise ValueError(f"--since {text!r} has not been yet")
+    return then
 
 
 def write(data: dict[str, Any], path: str, *, whole: bool) -> None:

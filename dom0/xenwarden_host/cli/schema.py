@@ -90,6 +90,8 @@ _TYPES: dict[str, str | tuple[str, ...]] = {
     "refused": "integer",
     "released_t_mono_s": ("number", "null"),
     "replay:evidence": "array",
+    "replay:vm": "string",
+    "score": "number",
     "rss_kb": "integer",
     "since_unix_s": "number",
     "t": "number",

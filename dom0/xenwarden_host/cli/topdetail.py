@@ -51,7 +51,9 @@ def detail_lines(data: dict[str, Any], width: int, *, blocks: bool) -> list[Line
         lines += _wrapped([("Why      ", "")], vm["why"], width)
     agent = vm.get("agent")
     if agent:
-        lines.append([(f"Agent    {agent['state']}, last report {span(agent['age_s'])} ago", "")])
+        age_s = agent["age_s"]
+        last = "no report was understood yet" if age_s is None else f"last report {span(age_s)} ago"
+        lines.append([(f"Agent    {agent['state']}, {last}", "")])
     if vm["limits_now"]:
         lines += [[], [("Limits", "bold")]]
         for row in vm["limits_now"]:

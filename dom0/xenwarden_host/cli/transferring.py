@@ -37,6 +37,8 @@ def restore(parsed: Parsed) -> dict[str, Any]:
     name = parsed.arguments[0]
     try:
         text = sys.stdin.read() if name == "-" else Path(name).read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as problem:
-        raise XenwardenError(f"cannot read {name}: {problem}") from None
+    except OSError as problem:
+        raise XenwardenError(f"cannot read {name}: {problem.strerror}") from None
+    except UnicodeDecodeError:
+        raise XenwardenError(f"cannot read {name}: it is no text") from None
     return transfer.restore(text, *_places(parsed), dry_run="dry_run" in parsed.options)

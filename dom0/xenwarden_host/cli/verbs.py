@@ -338,7 +338,8 @@ VERBS = (
         "HREM's balance; what counted less holds again when the order lapses, is taken back (none) or "
         "released. An original that is stricter stays. dom0, driver and stub domains, and VMs that the "
         "policy exempts, are never limited. Amounts are written as xl(1) takes them: in a rate b is bits, B "
-        "is bytes, and K, M, G are powers of ten.",
+        "is bytes, and K, M, G are powers of ten. Classes of packets are syn, udp, icmp, which are requests, "
+        "and, where it is named, tcp: all of TCP to ports below 32768, as a client sends to services.",
         arguments=(Argument(DOMAIN),),
         options=(
             Option(("--cap",), "CPU time in percent of one CPU; 0 or none: no order.", metavar="PERCENT"),
@@ -347,7 +348,7 @@ VERBS = (
             Option(("--vif-in",), "What reaches the VM, as 10Mb/s.", metavar="RATE"),
             Option(
                 ("--vif-pps",),
-                "Requests that it sends per second: 100, or by class syn=100,udp=none.",
+                "Requests that it sends per second: 100, or by class syn=100,udp=none,arp=20.",
                 metavar="NUMBER",
             ),
             Option(("--vbd-io",), "What it reads, and what it writes, on disks, as 10MB/s.", metavar="RATE"),
@@ -692,22 +693,28 @@ VERBS = (
         "Run the decision core on recordings and say what it decides.",
         "Each FILE is a host of its own. Prints each alarm, level, limit, change of state and verdict with "
         "its time in the recording. The same files and policy give the same output, byte for byte. Needs "
-        "neither a daemon nor Xen. A line that is wrong ends it with file, line and reason.",
+        "neither a daemon nor Xen. A line that is wrong ends it with file, line and reason. Anything that "
+        "counts can be made a recording: recording-format.md beside xenwarden's source has converters.",
         arguments=(Argument(FILE, many=True),),
         options=(
             Option(("--policy",), "Decide by this policy, not by what is shipped.", metavar=FILE),
             Option(("--skip-bad",), "Pass over lines that are wrong, and count them."),
+            Option(("--scores",), "Say of each line with signals how unusual it is: above 1 unusual."),
         ),
         examples=(
             ("xenwarden replay monday.jsonl", "What was decided, by the policy that is shipped."),
             ("xenwarden replay --policy strict.yaml *.jsonl", "By another policy."),
+            ("xenwarden --json replay --scores /dev/stdin", "What a converter pipes in, with scores."),
         ),
         json=(
             ("file", "the recording, as it was named"),
             ("t", "when, in the recording's seconds"),
             ("vm", "the VM's UUID, or what the recording calls it"),
             ("name", "the VM's name"),
-            ("event", "alarm, level, limit, lift, state or verdict; end: the last of a file"),
+            (
+                "event",
+                "alarm, level, limit, lift, state or verdict; with --scores score; end: last of a file",
+            ),
             ("text", "the reason, one sentence"),
             ("rules", "alarm: the rules that found it"),
             ("evidence", "alarm and verdict: as in show"),
@@ -719,6 +726,8 @@ VERBS = (
             ("new", "state: likewise"),
             ("verdict", "verdict: attacker, victim or neither"),
             ("also_victim", "verdict: whether this attacker is a victim too"),
+            ("score", "score: in times what would be unusual; 0 where nothing is known to compare with"),
+            ("signal", "score: the signal that is most unusual, empty where nothing is known"),
             ("records", "end: lines that held signals"),
             ("ticks", "end: decisions made"),
             ("bad", "end: lines passed over"),

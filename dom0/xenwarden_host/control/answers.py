@@ -11,33 +11,27 @@ from typing import TYPE_CHECKING, Any
 
 import yaml
 
-from xenwarden_channel.signals import BY_DOM0, HEADERS, SIGNALS
+from xenwarden_channel.signals import SIGNALS
 from xenwarden_host import __version__
-from xenwarden_host.control import reports
+from xenwarden_host.control import lookup, reports, steering, vmview
 from xenwarden_host.control.overview import Overview
 from xenwarden_host.control.peers import Role
 from xenwarden_host.control.plain import plain
 from xenwarden_host.errors import XenwardenError
-from xenwarden_host.hrem import hypercalls
 from xenwarden_host.policy.explain import explain
-from xenwarden_host.records import AgentState, Level, LimitKey, LimitKind, VmState
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
     from xenwarden_host.control.peers import Peer
-    from xenwarden_host.daemon.tracker import Guest
     from xenwarden_host.daemon.warden import Warden
-    from xenwarden_host.records import HostInfo, LimitStatus
+    from xenwarden_host.records import HostInfo
+
+    _Command = Callable[["Answers", Mapping[str, Any], str], Any]
+    _Steers = Callable[[Warden, Mapping[str, Any], str], Any]
 
 _MAX_EVENTS = 1000
-_MAX_FOR_S = 10 * 365 * 86400
-_HIGHEST = {LimitKind.WEIGHT: 65535, LimitKind.PAUSE: 1}  # where it is not what fits into JSON
-_QUOTAS = ("nodes", "watches", "transactions")  # of XenStore, that are shown
-# HREM's signals that it has only while there is something to tell, and only of a VM that is looked at.
-_NOW_AND_THEN = frozenset(("ask_ps", "vif_police_drop_pps"))
-_BY_LOOK = frozenset(f"{BY_DOM0}{name}" for name in HEADERS)
-_BY_TRACE = frozenset(hypercalls.SIGNALS)
+_MAX_UNIX_S = 1 << 53
 EVENTS = "event"  # the streams that a client may follow
 RECORDING = "lines"
 
@@ -75,7 +69,8 @@ class Answers:
             return result, RECORDING
         return result, EVENTS if do == "events" and request.get("follow") is True else None
 
-    # --- looking ---------------------------------------------------------------------------------
+    def _show(self, request: Mapping[str, Any], _user: str) -> dict[str, Any]:
+        return vmview.show(self._warden, lookup.running(self._warden, request))
 
     def _list(self, _request: Mapping[str, Any], _user: str) -> dict[str, Any]:
         warden = self._warden
@@ -83,7 +78,7 @@ class Answers:
         file = warden.kill_switch.engaged_by()
         used = resource.getrusage(resource.RUSAGE_SELF)
         return {
-            "vms": [self._row(guest) for guest in guests],
+            "vms": [vmview.row(warden, guest) for guest in guests],
             "kill_switch": None if file is None else str(file),
             "notices": warden.notices(),
             "daemon": {
@@ -108,142 +103,13 @@ class Answers:
             "cpus": self._host.pcpus if self._host else None,
             "notices": warden.notices(),
             "vms": [
-                self._row(guest) | more for guest, more in zip(guests, self._overview.of(guests), strict=True)
+                vmview.row(warden, guest) | more
+                for guest, more in zip(guests, self._overview.of(guests), strict=True)
             ],
-        }
-
-    def _row(self, guest: Guest) -> dict[str, Any]:
-        warden, info = self._warden, guest.info
-        record = warden.ledger.record(info.uuid)
-        return {
-            "name": info.name,
-            "domid": info.domid,
-            "uuid": info.uuid,
-            "type": str(info.vm_type),
-            "state": str(warden.hsem.state(info.uuid)),
-            "level": int(record.level),
-            "verdict": None if record.verdict is None else str(record.verdict),
-            "agent": str(warden.agent_state(guest)),
-            "limits": sorted(str(key) for key in warden.engine.held(info.uuid)),
-        }
-
-    def _show(self, request: Mapping[str, Any], _user: str) -> dict[str, Any]:
-        warden, guest = self._warden, self._guest(request)
-        row = self._row(guest)
-        del row["limits"]
-        agent_state = row.pop("agent")
-        record = warden.ledger.record(guest.info.uuid)
-        report = guest.inbox.report
-        agent = None
-        if report is not None or agent_state != AgentState.ABSENT:
-            age_s = guest.inbox.report_age_s(warden.clock.monotonic())
-            agent = {
-                "state": agent_state,
-                "version": report.agent_version if report else "",
-                "rss_kb": report.agent_rss_kb if report else None,
-                "cpu_s": report.agent_cpu_s if report else None,
-                "wall_s": report.agent_up_s if report else None,
-                "age_s": None if age_s is None else round(age_s, 1),
-                "refused": guest.inbox.bad_values,
-            }
-        return row | {
-            "level_ordered": int(warden.hsem.ordered_level(guest.info.uuid) or Level.ONE),
-            "also_victim": record.also_victim,
-            "why": record.why,
-            "evidence": record.evidence,
-            "agent": agent,
-            "signals": self._signals(guest),
-            "missing": self._missing(guest),
-            "devices": warden.hrem.devices(guest.info.uuid),
-            "trace": self._trace(guest),
-            "levels": list(record.levels),
-            "limits": list(record.limits),
-            "limits_now": [_limit(status) for status in warden.engine.status(guest.info.uuid)],
-            "xenstore": {
-                **{name: warden.store_use.of(guest.info.domid).get(name) for name in _QUOTAS},
-                "transaction_held_s": warden.store_use.held_s(guest.info.domid),
-            },
-            "grants": [
-                {
-                    "kind": str(kind),
-                    "value": want.value,
-                    "own": warden.desk.book.own((uuid, kind), want.value),
-                    "why": want.why,
-                    "since_unix_s": want.since_unix_s,
-                }
-                for (uuid, kind), want in warden.desk.book.wants.items()
-                if uuid == guest.info.uuid
-            ],
-            "verdict_t_mono_s": warden.ledger.mono_s(record.verdict_unix_s),
-            "released_t_mono_s": warden.ledger.mono_s(record.released_unix_s),
-        }
-
-    def _gone(self, uuid: str) -> dict[str, Any]:
-        """Return of a VM that does not run what `show` would tell of it, as far as that is still known."""
-        warden = self._warden
-        record = warden.ledger.record(uuid)
-        last = warden.database.audit(limit=1, uuid=uuid)
-        return {
-            "name": last[0]["name"] if last else uuid,
-            "domid": None,
-            "uuid": uuid,
-            "type": None,
-            "state": str(warden.hsem.state(uuid)),
-            "level": int(record.level),
-            "verdict": None if record.verdict is None else str(record.verdict),
-            "also_victim": record.also_victim,
-            "why": record.why,
-            "evidence": record.evidence,
-            "signals": {
-                name: {
-                    "value": None,
-                    "usual": warden.history.upper(uuid, name),
-                    "unit": unit,
-                    "source": source,
-                }
-                for name, (source, unit, _meaning) in SIGNALS.items()
-                if warden.history.knows(name)
-            },
-            "limits_now": [_limit(status) for status in warden.engine.status(uuid)],
-        }
-
-    def _signals(self, guest: Guest) -> dict[str, dict[str, Any]]:
-        warden, uuid = self._warden, guest.info.uuid
-        values = warden.signals_of(guest)
-        return {
-            name: {
-                "value": values[name],
-                "usual": warden.history.upper(uuid, name),
-                "unit": unit,
-                "source": source,
-            }
-            for name, (source, unit, _meaning) in SIGNALS.items()
-            if name in values
-        }
-
-    def _missing(self, guest: Guest) -> list[str]:
-        """Return the signals that are not known of the VM though they could be: it is judged without them."""
-        values = self._warden.signals_of(guest)
-        looks = self._warden.applier.ordered.get(guest.info.uuid) is Level.TWO
-        unexpected = _NOW_AND_THEN | _BY_TRACE if looks else _NOW_AND_THEN | _BY_TRACE | _BY_LOOK
-        if looks and self._warden.policy.watch.trace:
-            unexpected -= {hypercalls.TOTAL}
-        return [name for name in SIGNALS if name not in values and name not in unexpected]
-
-    def _trace(self, guest: Guest) -> dict[str, Any] | None:
-        """Return what the last burst of Xen's trace took; None where the VM is not traced."""
-        warden = self._warden
-        if warden.applier.ordered.get(guest.info.uuid) is not Level.TWO or not warden.policy.watch.trace:
-            return None
-        cost = warden.tracing.cost
-        return {
-            "read_kb": round(cost.read_kb, 1) if cost else None,
-            "took_ms": round(cost.took_ms, 2) if cost else None,
-            "why_not": warden.tracing.yields,
         }
 
     def _why(self, request: Mapping[str, Any], _user: str) -> dict[str, Any]:
-        warden, guest = self._warden, self._guest(request)
+        warden, guest = self._warden, lookup.running(self._warden, request)
         record = warden.ledger.record(guest.info.uuid)
         return {
             "name": guest.info.name,
@@ -251,19 +117,19 @@ class Answers:
             "verdict": None if record.verdict is None else str(record.verdict),
             "why": record.why,
             "evidence": record.evidence,
-            "limits_now": [_limit(status) for status in warden.engine.status(guest.info.uuid)],
+            "limits_now": [vmview.limit_now(status) for status in warden.engine.status(guest.info.uuid)],
             "events": warden.database.audit(limit=10, uuid=guest.info.uuid),
         }
 
     def _limits(self, request: Mapping[str, Any], _user: str) -> list[dict[str, Any]]:
         warden = self._warden
-        uuid = self._guest(request).info.uuid if "vm" in request else None
+        uuid = lookup.running(self._warden, request).info.uuid if "vm" in request else None
         vms = warden.tracker.vms()
         return [
             {
                 "name": vms[status.uuid].info.name if status.uuid in vms else status.uuid,
                 "uuid": status.uuid,
-                **_limit(status),
+                **vmview.limit_now(status),
             }
             for status in warden.engine.status(uuid)
         ]
@@ -278,16 +144,16 @@ class Answers:
         lines = request.get("lines", 20)
         if not isinstance(lines, int) or lines < 0:
             raise XenwardenError("the number of events must be a whole number")
-        uuid = self._guest(request).info.uuid if "vm" in request else None
+        uuid = lookup.running(self._warden, request).info.uuid if "vm" in request else None
         events = self._warden.database.audit(limit=min(lines, _MAX_EVENTS), uuid=uuid)
         return {"events": events, "uuid": uuid}
 
-    def _report(self, request: Mapping[str, Any], user: str) -> dict[str, Any]:
+    def _report(self, request: Mapping[str, Any], _user: str) -> dict[str, Any]:
         """Return all that a page on one VM is made from, since a time; of events the last thousand."""
         warden = self._warden
-        uuid, name = self._known(request)
+        uuid, name = lookup.known(warden, request)
         since_s = request.get("since_unix_s")
-        if not isinstance(since_s, int):
+        if type(since_s) is not int or abs(since_s) > _MAX_UNIX_S:
             raise XenwardenError("since_unix_s must be a whole number")
         events = warden.database.audit(limit=_MAX_EVENTS, uuid=uuid)
         events += warden.database.audit(limit=_MAX_EVENTS, uuid="")  # of the host: starts, kill switch
@@ -299,7 +165,9 @@ class Answers:
             "version": __version__,
             "unix_s": round(warden.clock.unix(), 3),
             "since_unix_s": since_s,
-            "vm": self._show({"vm": uuid}, user) if name is not None else self._gone(uuid),
+            "vm": vmview.show(warden, warden.tracker.vms()[uuid])
+            if name is not None
+            else vmview.gone(warden, uuid),
             "events": events,
             "samples": [
                 {"unix_s": unix_s, "signals": values} for unix_s, values in warden.samples.rows(uuid, since_s)
@@ -310,7 +178,7 @@ class Answers:
         policy, file = self._warden.policy, self._policy_file()
         answer: dict[str, Any] = {"file": None if file is None else str(file)}
         if "vm" in request:
-            info = self._guest(request).info
+            info = lookup.running(self._warden, request).info
             answer |= {"name": info.name, "uuid": info.uuid, "values": explain(policy, info.uuid, info.name)}
         else:
             answer["policy"] = {name: value for name, value in plain(policy).items() if name != "data"}
@@ -334,7 +202,7 @@ class Answers:
 
     def _history(self, request: Mapping[str, Any], _user: str) -> dict[str, Any]:
         warden = self._warden
-        uuid, name = self._known(request)
+        uuid, name = lookup.known(warden, request)
         if uuid not in warden.history.uuids():
             raise XenwardenError(f"nothing was learnt of {name or uuid} yet")
         kept = warden.history.dump(uuid)
@@ -367,178 +235,6 @@ class Answers:
             "max_bytes": self._warden.policy.recording.max_mb * 1_000_000,
         }
 
-    # --- steering --------------------------------------------------------------------------------
-
-    def _release(self, request: Mapping[str, Any], user: str) -> list[dict[str, Any]]:
-        warden = self._warden
-        guests = [self._guest(request)] if "vm" in request else self._to_release()
-        if warden.dry_run and not request.get("dry_run"):
-            raise XenwardenError("xenwardend runs with --dry-run: it changes nothing")
-        out = []
-        for guest in guests:
-            uuid = guest.info.uuid
-            if request.get("dry_run"):
-                state = warden.hsem.state(uuid)
-                lifted = sorted(str(key) for key in warden.engine.held(uuid))
-            else:
-                state, lifted = warden.operator.release(uuid, f"operator:{user}")
-            out.append({"name": guest.info.name, "uuid": uuid, "state": str(state), "lifted": lifted})
-        return out
-
-    def _limit(self, request: Mapping[str, Any], user: str) -> dict[str, Any]:
-        warden, guest = self._warden, self._guest(request)
-        info, dry_run = guest.info, bool(request.get("dry_run"))
-        orders, for_s = _orders(request.get("orders")), request.get("for_s")
-        if for_s is not None and not (isinstance(for_s, (int, float)) and 0 < for_s <= _MAX_FOR_S):
-            raise XenwardenError("a limit lasts between a second and ten years")
-        if info.service:
-            raise XenwardenError(f"{info.name} serves other VMs: it is never limited")
-        policy = warden.policy.vm(info.uuid, info.name)
-        if policy.exempt:
-            raise XenwardenError(
-                f"the policy exempts {info.name} from limits",
-                hint=f"as is said in {warden.policy.vm_sources(info.uuid, info.name)['exempt']}",
-            )
-        file = warden.kill_switch.engaged_by()
-        if file is not None:
-            raise XenwardenError(f"the kill switch is on ({file}): no limit is set")
-        if warden.dry_run and not dry_run:
-            raise XenwardenError("xenwardend runs with --dry-run: it changes nothing")
-        before = {str(s.key): s.value for s in warden.engine.status(info.uuid)}
-        if not dry_run:
-            warden.operator.limit(info.uuid, orders, f"operator:{user}", for_s)
-        return {
-            "name": info.name,
-            "uuid": info.uuid,
-            "ordered": [
-                {"kind": str(key), "value": value or None, "was": before.get(str(key))}
-                for key, value in orders.items()
-            ],
-            "limits_now": [_limit(status) for status in warden.engine.status(info.uuid)],
-        }
-
-    def _level(self, request: Mapping[str, Any], user: str) -> dict[str, Any]:
-        warden, guest = self._warden, self._guest(request)
-        info, level = guest.info, request.get("level")
-        if type(level) is not int or level not in tuple(Level):
-            raise XenwardenError("the level must be 1 or 2")
-        was = warden.hsem.ordered_level(info.uuid)
-        if was is None:
-            raise XenwardenError(f"{info.name} has only just started", hint="try again in a second")
-        if not request.get("dry_run"):
-            if warden.dry_run:
-                raise XenwardenError("xenwardend runs with --dry-run: it changes nothing")
-            warden.operator.level(info.uuid, Level(level), f"operator:{user}")
-        return {"name": info.name, "uuid": info.uuid, "was": int(was), "ordered": level}
-
-    def _to_release(self) -> list[Guest]:
-        """Return the VMs that have something to be released from; others are not let alone for it."""
-        warden = self._warden
-        return [
-            guest
-            for uuid, guest in warden.tracker.vms().items()
-            if warden.engine.status(uuid) or warden.hsem.state(uuid) is not VmState.NORMAL
-        ]
-
-    def _forget(self, request: Mapping[str, Any], user: str) -> dict[str, Any]:
-        warden = self._warden
-        uuid, name = self._known(request)
-        if warden.dry_run and not request.get("dry_run"):
-            raise XenwardenError("xenwardend runs with --dry-run: it changes nothing")
-        if name and (warden.engine.status(uuid) or warden.hsem.state(uuid) is not VmState.NORMAL):
-            raise XenwardenError(
-                f"{name} is {warden.hsem.state(uuid)} or has limits", hint=f"xenwarden release {name}"
-            )
-        known = warden.operator.known_of(uuid)
-        if not request.get("dry_run"):
-            warden.operator.forget(uuid, name or uuid, f"operator:{user}")
-        return {"uuid": uuid, "name": name, "forgotten": known}
-
-    def _kill_switch(self, request: Mapping[str, Any], user: str) -> dict[str, Any]:
-        switch = self._warden.kill_switch
-        action, dry_run = request.get("action"), bool(request.get("dry_run"))
-        if action not in ("on", "off", "status"):
-            raise XenwardenError("kill-switch takes on, off or status")
-        if action != "status" and not dry_run:
-            if action == "on":
-                switch.engage()
-            else:
-                switch.disengage()
-            self._warden.audit.record(
-                "kill-switch",
-                who=f"operator:{user}",
-                text=f"kill switch turned {action} by {user}",
-                on=action == "on",
-            )
-        file = switch.engaged_by()
-        return {
-            "on": action == "on" if dry_run else file is not None,
-            "file": None if file is None else str(file),
-        }
-
-    # --- helpers ---------------------------------------------------------------------------------
-
-    def _known(self, request: Mapping[str, Any]) -> tuple[str, str | None]:
-        """Return UUID and name of the VM that `vm` names; one that is gone is named by UUID."""
-        wanted = str(request.get("vm")).lower()
-        if wanted not in self._warden.tracker.vms() and self._warden.operator.known_of(wanted):
-            return wanted, None
-        guest = self._guest(request)
-        return guest.info.uuid, guest.info.name
-
-    def _guest(self, request: Mapping[str, Any]) -> Guest:
-        """Find the VM that `vm` names: a domain id, a UUID or a name."""
-        wanted = request.get("vm")
-        vms = self._warden.tracker.vms()
-        if not isinstance(wanted, str) or not wanted:
-            raise XenwardenError("no VM was named")
-        if wanted.isascii() and wanted.isdigit() and len(wanted) <= 5:
-            found = [guest for guest in vms.values() if guest.info.domid == int(wanted)]
-        else:
-            found = [vms[wanted.lower()]] if wanted.lower() in vms else []
-        found = found or [guest for guest in vms.values() if guest.info.name == wanted]
-        if not found:
-            raise XenwardenError(f"no VM {wanted!r} runs here", hint="see: xenwarden list")
-        if len(found) > 1:
-            ids = ", ".join(str(guest.info.domid) for guest in found)
-            raise XenwardenError(f"{wanted!r} is the name of several VMs", hint=f"say which by its id: {ids}")
-        return found[0]
-
-
-def _orders(given: Any) -> dict[LimitKey, int]:
-    """Return an operator's orders; 0 takes one back."""
-    if not isinstance(given, dict) or not given:
-        raise XenwardenError("no limit was named")
-    orders = {}
-    for name, value in given.items():
-        try:
-            key = LimitKey.parse(name)
-        except ValueError:
-            raise XenwardenError(f"there is no limit {name!r}") from None
-        if (key.kind is LimitKind.VIF_PPS) != (key.match is not None):
-            raise XenwardenError(f"there is no limit {name!r}")
-        if type(value) is not int or not 0 <= value <= _HIGHEST.get(key.kind, 1 << 53):
-            raise XenwardenError(f"{name} cannot be {value}")
-        orders[key] = value
-    return orders
-
-
-def _limit(status: LimitStatus) -> dict[str, Any]:
-    return {
-        "kind": str(status.key),
-        "value": status.value,
-        "set": status.set_to,
-        "read_back": status.read_back,
-        "original": status.original,
-        "state": str(status.state),
-        "owner": status.owner,
-        "why": status.why,
-        "since_unix_s": status.since_unix_s,
-        "until_unix_s": status.until_unix_s,
-        "took_s": status.took_s,
-        "detail": status.detail,
-    }
-
 
 def _rss_kb() -> int:
     """Return the daemon's resident memory: field 2 of /proc/self/statm, in pages."""
@@ -546,7 +242,11 @@ def _rss_kb() -> int:
     return pages * resource.getpagesize() // 1024
 
 
-_COMMANDS: dict[str, tuple[Role, Callable[[Answers, Mapping[str, Any], str], Any]]] = {
+def _by(command: _Steers) -> _Command:
+    return lambda answers, request, user: command(answers._warden, request, user)  # noqa: SLF001  likewise
+
+
+_COMMANDS: dict[str, tuple[Role, _Command]] = {
     "list": (Role.VIEWER, Answers._list),  # noqa: SLF001  the table stands beside its class
     "top": (Role.VIEWER, Answers._top),  # noqa: SLF001
     "show": (Role.VIEWER, Answers._show),  # noqa: SLF001
@@ -560,10 +260,10 @@ _COMMANDS: dict[str, tuple[Role, Callable[[Answers, Mapping[str, Any], str], Any
     "report": (Role.VIEWER, Answers._report),  # noqa: SLF001
     "doctor": (Role.VIEWER, Answers._doctor),  # noqa: SLF001
     "history": (Role.VIEWER, Answers._history),  # noqa: SLF001
-    "forget": (Role.ADMIN, Answers._forget),  # noqa: SLF001
+    "forget": (Role.ADMIN, _by(steering.forget)),
     "record": (Role.ADMIN, Answers._record),  # noqa: SLF001
-    "release": (Role.OPERATOR, Answers._release),  # noqa: SLF001
-    "limit": (Role.OPERATOR, Answers._limit),  # noqa: SLF001
-    "level": (Role.OPERATOR, Answers._level),  # noqa: SLF001
-    "kill-switch": (Role.ADMIN, Answers._kill_switch),  # noqa: SLF001
+    "release": (Role.OPERATOR, _by(steering.release)),
+    "limit": (Role.OPERATOR, _by(steering.limit)),
+    "level": (Role.OPERATOR, _by(steering.level)),
+    "kill-switch": (Role.ADMIN, _by(steering.kill_switch)),
 }

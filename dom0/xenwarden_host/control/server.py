@@ -7,6 +7,7 @@ what waits to be sent. root has places that others cannot take.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import logging
 import os
@@ -104,7 +105,8 @@ class ControlServer:
     def set_roles(self, roles: Roles) -> None:
         """Take these roles for those who connect from now on; without any only root can connect."""
         self._roles = roles
-        self._path.chmod(0o600 if roles.root_only else 0o666)
+        with contextlib.suppress(FileNotFoundError):  # somebody removed it: nobody can connect anyhow
+            self._path.chmod(0o600 if roles.root_only else 0o666)
 
     def publish(self, stream: str, item: Any) -> bool:
         """Send an item to all who follow the stream; return whether any does.

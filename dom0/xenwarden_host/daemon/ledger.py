@@ -64,7 +64,8 @@ class Ledger:
         record.level = level
         record.levels.append(self._stamp() | {"level": int(level)})
         many = len(record.levels) > _LEVELS_TOLD
-        return not many or self._clock.unix() - record.levels[-_LEVELS_TOLD - 1]["unix_s"] > _LEVELS_TOLD_IN_S
+        before_s = record.levels[-_LEVELS_TOLD - 1]["t_mono_s"] if many else 0.0
+        return not many or self._clock.monotonic() - before_s > _LEVELS_TOLD_IN_S
 
     def note_limit(self, status: LimitStatus, *, still_held: bool) -> None:
         """Note a limit that was set or lifted."""

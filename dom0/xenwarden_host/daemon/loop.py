@@ -62,8 +62,8 @@ class Loop:
             until_s = max(0.0, self._timers[0][0] - self._clock.monotonic())
             wait_s = until_s if wait_s is None else min(wait_s, until_s)
         for key, events in self._selector.select(wait_s):
-            # An earlier callback of this round may have closed this one.
-            if key.fd in self._selector.get_map():
+            # An earlier callback of this round may have closed this one, and its number be another's by now.
+            if self._selector.get_map().get(key.fd) is key:
                 self._call(key.data, events)
                 self._call_due()  # many clients at once must not hold up a tick
         self._call_due()

@@ -85,7 +85,7 @@ class Operator:
                 warden.engine.want(uuid, key, value, who, f"ordered by {user}", until)
             else:
                 warden.engine.lift(uuid, key, who)
-            told.append(f"{key} {words.amount(key, value) if value else 'none'}")
+            told.append(words.order(key, value))
         warden.audit.record(
             "limit-ordered",
             who=who,

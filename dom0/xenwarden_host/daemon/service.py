@@ -246,8 +246,10 @@ class Service:
         for number in os.read(fd, 64):
             if number == signal.SIGHUP:
                 notify("RELOADING=1")
-                self.reload()
-                notify("READY=1")
+                try:
+                    self.reload()
+                finally:  # systemd waits for it
+                    notify("READY=1")
             elif number in (signal.SIGTERM, signal.SIGINT):
                 self._loop.stop()
 

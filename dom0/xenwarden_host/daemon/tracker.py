@@ -15,6 +15,7 @@ from xenwarden_channel import paths
 from xenwarden_channel.errors import DisconnectedError, NotFoundError, StoreError
 from xenwarden_channel.messages import MessageError
 from xenwarden_host.audit import logfmt
+from xenwarden_host.daemon.arp import Arp
 from xenwarden_host.daemon.down import Down
 from xenwarden_host.daemon.guests import Inbox
 from xenwarden_host.daemon.headers import Headers
@@ -68,6 +69,7 @@ class Tracker:
         self._passive = passive
         self.guests: dict[int, Guest] = {}
         self.headers = Headers()
+        self.arp = Arp()
         self.policy_nodes = PolicyNodes(store)
         self.domains_changed = True  # a hint of the store's
         self.disks_changed: set[int] = set()  # likewise: domids of which a disk connects, or goes
@@ -169,7 +171,9 @@ class Tracker:
                 if guest is None:
                     continue
                 node = path.removeprefix(paths.absolute(guest.info.domid, ""))
-                if node in paths.UP or (not guest.info.domid and self.headers.has(node)):
+                if node in paths.UP or (
+                    not guest.info.domid and (node == paths.UP_ARP or self.headers.has(node))
+                ):
                     guest.unread.add(node)
                 elif paths.UP_DIR.startswith(node):
                     guest.unread.update(paths.UP)  # made or removed as a whole
@@ -198,7 +202,9 @@ class Tracker:
         for (guest, node), value in zip(wanted, values, strict=True):
             guest.unread.discard(node)
             try:
-                if node not in paths.UP:
+                if node == paths.UP_ARP:
+                    self.arp.take(value)
+                elif node not in paths.UP:
                     self.headers.take(node, value, now_s)
                 elif guest.inbox.take(node, value, now_s) and now_s >= guest.next_alarm_s:
                     guest.next_alarm_s = now_s + _ALARM_EVERY_S

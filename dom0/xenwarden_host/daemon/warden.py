@@ -293,10 +293,13 @@ class Warden:
     def _collect(self, now_s: float, vms: Mapping[str, Guest]) -> None:
         infos = [guest.info for guest in vms.values()]
         self.signals = self.hrem.collect(infos, now_s, self._police_drops(infos))
+        arp = self.tracker.arp.taken()
         for guest in vms.values():
             if guest.info.domid in self.tracker.headers.wanted:
                 seen = self.tracker.headers.signals(guest.info.domid, now_s, self.policy.levels.level2_s)
                 self.signals[guest.info.uuid].update(seen)
+            if guest.info.domid in arp:
+                self.signals[guest.info.uuid].update(arp[guest.info.domid])
             if guest.inbox.asked_s:
                 self.signals[guest.info.uuid]["ask_ps"] = guest.inbox.ask_ps(now_s)
         if not self.dry_run:

@@ -14,6 +14,8 @@ _PACKETS = {
     PacketClass.SYN: "TCP SYN packets",
     PacketClass.UDP: "UDP packets",
     PacketClass.ICMP: "ICMP requests",
+    PacketClass.TCP: "TCP packets to services",
+    PacketClass.ARP: "ARP packets",
 }
 
 
@@ -38,7 +40,7 @@ def amount(key: LimitKey, value: int) -> str:
         case LimitKind.VIF_RATE | LimitKind.VIF_IN:
             return _scaled(value, "bit/s")
         case LimitKind.VIF_PPS:
-            return f"{value} per second"
+            return f"{value} per second" if value else "none"
         case LimitKind.VBD_IO:
             return _scaled(value, "byte/s")
         case LimitKind.MEMORY:
@@ -47,6 +49,13 @@ def amount(key: LimitKey, value: int) -> str:
             return "nothing"
         case LimitKind.WEIGHT | LimitKind.VCPUS:
             return str(value)
+
+
+def order(key: LimitKey, value: int) -> str:
+    """Return what an operator ordered, as `cap 25 % of one CPU`; 0 takes an order back."""
+    if not value:
+        return f"{key} none"
+    return str(key) if key.kind is LimitKind.PAUSE else f"{key} {amount(key, value)}"
 
 
 def subject(key: LimitKey, name: str) -> str:
@@ -71,6 +80,8 @@ def limit_change(status: LimitStatus, name: str) -> str:
     none = status.original is None or (status.key.kind is LimitKind.CAP and status.original == "0")
     there = "no limit" if none else status.original
     if status.state is LimitState.SET:
+        if status.detail:
+            return f"{what} not limited to {amount(status.key, status.value)}: {status.detail}"
         return f"{what} limited to {amount(status.key, status.value)} (before: {there})"
     if status.state is LimitState.LIFTED:
         return f"{what} no longer limited (again: {there})"

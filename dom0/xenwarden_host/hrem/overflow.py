@@ -146,6 +146,9 @@ class Overflows:
             if for_s < gauge.for_s or now_s - run.at_s > _MAX_GAP_S or gauge.of in found:
                 continue
             known_s = history.full_s(view.uuid, gauge.of, now_s)
+            if name == _WANTED:
+                # dom0's counts would have found it after for_s, and taught the history the rest meanwhile.
+                known_s += max(0.0, run.at_s - run.learnt_s - gauge.for_s)
             if run.at_s > run.learnt_s:
                 history.learn_full(view.uuid, gauge.of, run.at_s - run.learnt_s, now_s)
                 run.learnt_s = run.at_s

@@ -8,7 +8,8 @@ import resource
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Mapping
+    import re
+    from collections.abc import Collection, Iterable, Mapping
 
 _MAX_BYTES = 32
 
@@ -19,6 +20,16 @@ def listing(directory: str) -> list[str]:
         return os.listdir(directory)  # noqa: PTH208 - a hot path
     except OSError:
         return []
+
+
+def by_domid(names: Iterable[str], pattern: re.Pattern[str]) -> dict[int, list[str]]:
+    """Return the names that match, by the domid that the pattern's first group holds."""
+    found: dict[int, list[str]] = {}
+    for name in names:
+        match = pattern.fullmatch(name)
+        if match:
+            found.setdefault(int(match[1]), []).append(name)
+    return found
 
 
 def word(path: str) -> bytes:

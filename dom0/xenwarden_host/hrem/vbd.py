@@ -9,6 +9,8 @@ from __future__ import annotations
 import re
 from typing import TYPE_CHECKING
 
+from xenwarden_host.hrem.sysfs import by_domid
+
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
@@ -23,12 +25,7 @@ _NAME = re.compile(r"vbd-([0-9]{1,5})-[0-9]{1,10}")
 
 def parse_names(names: Iterable[str]) -> dict[int, list[str]]:
     """Return the block devices of each domid."""
-    found: dict[int, list[str]] = {}
-    for name in names:
-        match = _NAME.fullmatch(name)
-        if match:
-            found.setdefault(int(match[1]), []).append(name)
-    return found
+    return by_domid(names, _NAME)
 
 
 def read(files: Files, directory: str) -> Counts:

@@ -11,6 +11,8 @@ from __future__ import annotations
 import re
 from typing import TYPE_CHECKING
 
+from xenwarden_host.hrem.sysfs import by_domid
+
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
@@ -32,12 +34,7 @@ _NAME = re.compile(r"vif([0-9]{1,5})\.[0-9]{1,5}(-emu)?")
 
 def parse_names(names: Iterable[str]) -> dict[int, list[str]]:
     """Return the vifs of each domid. `vifD.N-emu` is the emulated card of an HVM guest: also its own."""
-    found: dict[int, list[str]] = {}
-    for name in names:
-        match = _NAME.fullmatch(name)
-        if match:
-            found.setdefault(int(match[1]), []).append(name)
-    return found
+    return by_domid(names, _NAME)
 
 
 def read(files: Files, directory: str) -> Counts:

@@ -132,6 +132,25 @@ class Hsem:
             return []
         return self._machine.close(vm, None, f"released by {who}", (), self._last_s)
 
+    def score(self, uuid: str, signals: Mapping[str, float]) -> tuple[float, str]:
+        """Return how unusual the VM's signals of the last tick were, and which is most so.
+
+        In times its usual upper limit, or, of a signal that has a habit, in times what would be unlike
+        itself: above 1 it is unusual. 0 and "" where nothing is known to compare with.
+        """
+        masks, upper = self._masked_of(uuid), self._history.uppers(uuid)
+        scores = [
+            (value / upper[name], name)
+            for name, value in signals.items()
+            if name in upper and name not in masks
+        ]
+        vm = self._vms.get(uuid)
+        if vm is not None:
+            scores += [
+                (habit.score(), key.signal) for key, habit in vm.habits.items() if key.signal in signals
+            ]
+        return max(scores, default=(0.0, ""))
+
     def ordered_level(self, uuid: str) -> Level | None:
         """Return the level that an operator ordered, ONE where nobody did; None: a VM not seen yet."""
         vm = self._vms.get(uuid)
@@ -263,6 +282,7 @@ class Hsem:
             upper=self._history.uppers(view.uuid).get,
             before=vm.before,
             habits=vm.habits,
+            enough=self._policy.history,
             masked=masks,
             traffic=vm.traffic,
             limits={key: value for key, value in vm.limits.items() if key in view.held} if vm.limits else {},
@@ -337,7 +357,8 @@ class Hsem:
             habit = vm.habits.get(key)
             if habit is None:
                 habit = vm.habits[key] = Habit(key, least)
-            if habit.take(signals[signal], vm.counted_s if by_dom0 else vm.covered_s):
+            covered_s, passed_s = (vm.counted_s, 0.0) if by_dom0 else (vm.covered_s, view.passed_s)
+            if habit.take(signals[signal], covered_s, passed_s, self._policy.history):
                 (vm.strange.add if habit.strange else vm.strange.discard)(key)
 
     def _drop_gone(self, views: Mapping[str, VmView], now_s: float) -> None:

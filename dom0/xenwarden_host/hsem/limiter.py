@@ -7,11 +7,21 @@ from typing import TYPE_CHECKING
 
 from xenwarden_host.hsem.turn import case_of, sentence
 from xenwarden_host.policy.model import RuleKind
-from xenwarden_host.records import AgentState, LiftLimit, LimitKey, LimitKind, SetLimit, VmType
+from xenwarden_host.records import (
+    AgentState,
+    LiftLimit,
+    LimitKey,
+    LimitKind,
+    PacketClass,
+    SetLimit,
+    VmType,
+)
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from xenwarden_host.hrem.history import History
-    from xenwarden_host.hsem.state import Vm
+    from xenwarden_host.hsem.state import Finding, Vm
     from xenwarden_host.hsem.turn import Turn
     from xenwarden_host.policy.model import Policy
     from xenwarden_host.records import Action
@@ -32,6 +42,14 @@ class Limiter:
             usual *= turn.view.vcpus
         part = policy.provisional if provisional else policy.contained
         return max(part.at_least, round(usual * part.times))
+
+    def contained(self, turn: Turn, guilty: Sequence[Finding]) -> dict[LimitKey, int]:
+        """Return the limits of one that is convicted of this: of what must stop altogether nothing passes."""
+        wanted = {
+            key: self.value(turn, key, provisional=False)
+            for key in sorted({key for finding in guilty for key in finding.limits})
+        }
+        return {**wanted, **{key: 0 for finding in guilty if finding.stop for key in finding.limits}}
 
     def provisional(self, turn: Turn) -> list[Action]:
         """Return what makes the provisional limits those that the case's findings ask for."""
@@ -88,9 +106,13 @@ class Limiter:
             )
             if dropped + sum(turn.vm.limits[key] for key in packets) > sum(usual):
                 return True
-        # An agent that fell silent since says no more what these packets are.
+        # An agent that fell silent since says no more what these packets are; of ARP dom0 hears that itself.
         sent = signals.get("vif_tx_pps", 0.0)
-        if packets and not turn.trusted and sent >= pressing * case_of(turn.vm).offered_pps:
+        if (
+            any(key.match is not PacketClass.ARP for key in packets)
+            and not turn.trusted
+            and sent >= pressing * case_of(turn.vm).offered_pps
+        ):
             return True
         rate = turn.vm.limits.get(LimitKey(LimitKind.VIF_RATE))
         if rate is not None and signals.get("vif_tx_bps", 0.0) >= pressing * rate:

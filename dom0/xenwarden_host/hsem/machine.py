@@ -51,6 +51,9 @@ class Machine:
     def step(self, turn: Turn, asked: RuleSet) -> list[Action]:
         """Return what follows from one VM's tick; `asked` are those rules that may be asked in this tick."""
         out: list[Action] = []
+        if turn.policy.exempt and turn.vm.state is not VmState.NORMAL:
+            # An admin's new word: whoever has no limits any more is no longer held for contained either.
+            return self.close(turn.vm, None, "the policy exempts it now", (), turn.sight.now_s)
         rules = asked.all
         fired = [item for item in self._fired(turn, asked) if not self._alerted(turn, item, out)]
         match turn.vm.state:
@@ -234,12 +237,8 @@ class Machine:
         out += self._relax(turn)
         self._note(turn, fired)
         self._look(turn, rules)
-        more = {
-            key: self._limiter.value(turn, key, provisional=False)
-            for item in case.of(RuleKind.ORIGINATED, convicted=True)
-            for key in item.limits
-            if key not in vm.limits
-        }
+        wanted = self._limiter.contained(turn, case.of(RuleKind.ORIGINATED, convicted=True))
+        more = {key: value for key, value in wanted.items() if value < vm.limits.get(key, value + 1)}
         if more:
             out += self._limiter.set(
                 vm, {**vm.limits, **more}, "does more than it is contained for", provisional=False
@@ -323,6 +322,7 @@ class Machine:
             limits=spec.limits,
             needs=spec.hits,
             alone=spec.alone,
+            stop=spec.stop,
             last_s=now_s,
             evidence=outcome.evidence,
             hits=hits,
@@ -397,9 +397,8 @@ class Machine:
         vm.since_s = now_s
         evidence = (*(item for finding in guilty for item in finding.evidence), self._reliability(turn))
         why = sentence(guilty[0].evidence)
-        keys = {key for finding in guilty for key in finding.limits}
         out.append(Transition(vm.uuid, old, vm.state, Verdict.ATTACKER, also_victim, why, evidence))
-        wanted = {key: self._limiter.value(turn, key, provisional=False) for key in sorted(keys)}
+        wanted = self._limiter.contained(turn, guilty)
         out += self._limiter.set(vm, wanted, f"attacker: {why}", provisional=False)
 
     def _protect(self, turn: Turn, suffering: list[Finding], out: list[Action]) -> None:
@@ -465,4 +464,6 @@ def _informed(turn: Turn) -> bool:
 
 def _span_s(turn: Turn, rule: Rule) -> float:
     """Return how much time is covered by what the rule sees in this tick."""
-    return turn.vm.covered_s if rule.by_report and turn.fresh else turn.vm.counted_s
+    # Where dom0 counted nothing, all that is seen is the agent's.
+    of_agent = turn.fresh and (rule.by_report or not turn.view.hrem)
+    return turn.vm.covered_s if of_agent else turn.vm.counted_s

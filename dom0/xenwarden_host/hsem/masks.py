@@ -36,6 +36,9 @@ _BY_CLASS: dict[PacketClass, frozenset[str]] = {
     PacketClass.SYN: _TCP_FAILURES | {"tx_pps", "rx_pps"},
     PacketClass.UDP: frozenset(("rx_udp_pps", "udp_error_ps")),
     PacketClass.ICMP: frozenset(("udp_error_ps",)),
+    PacketClass.TCP: _TCP_FAILURES | {"tx_pps", "rx_pps"},
+    # Without ARP nobody is found any more, whatever is sent.
+    PacketClass.ARP: _TCP_FAILURES | {"arp_answer_pps", "rx_pps", "vif_rx_pps", "rx_udp_pps", "udp_error_ps"},
 }
 # Under these the agent may be late for want of CPU: its silence is none of its own.
 STARVING = frozenset((LimitKind.CAP, LimitKind.VCPUS, LimitKind.WEIGHT, LimitKind.PAUSE))

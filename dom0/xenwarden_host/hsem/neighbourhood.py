@@ -9,7 +9,7 @@ from xenwarden_host.hsem.sight import Flow, Part
 from xenwarden_host.hsem.traffic import arrives
 from xenwarden_host.hsem.turn import case_of
 from xenwarden_host.policy.model import RuleKind
-from xenwarden_host.records import LimitKind, VmState
+from xenwarden_host.records import LimitKey, LimitKind, PacketClass, VmState
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
@@ -18,6 +18,8 @@ if TYPE_CHECKING:
     from xenwarden_host.hsem.traffic import Step, Traffic
     from xenwarden_host.policy.model import Neighbours
     from xenwarden_host.records import VmView
+
+_ARP = LimitKey(LimitKind.VIF_PPS, PacketClass.ARP)
 
 
 class Host:
@@ -112,7 +114,8 @@ class Host:
         usual = [
             upper
             for item in case.of(RuleKind.INBOUND)
-            if (upper := self._upper(vm.uuid, item.evidence[0].signal)) is not None
+            if item.evidence[0].signal.endswith("_pps")  # else it complains of no packets
+            and (upper := self._upper(vm.uuid, item.evidence[0].signal)) is not None
         ]
         rise = vm.traffic.received() if usual else None
         return rise if rise is not None and rise.rise_pps >= min(usual) else None
@@ -158,6 +161,13 @@ class Host:
                 view for view in self._views.values() if self._over(view, signal)
             ]
         return [view for view in found if view.uuid != besides]
+
+    def claims_are_stopped(self) -> bool:
+        """Tell whether all VMs that claim others' addresses are held from any ARP."""
+        claimers = [uuid for uuid, view in self._views.items() if view.hrem.get("arp_claim_pps")]
+        return bool(claimers) and all(
+            _ARP in self._views[uuid].held and self._vms[uuid].limits.get(_ARP) == 0 for uuid in claimers
+        )
 
     def _over(self, view: VmView, signal: str) -> bool:
         if view.report is None or signal in self._masked(view.uuid):

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from xenwarden_host.hsem.detectors import Detector
     from xenwarden_host.hsem.habit import Habit, HabitKey
     from xenwarden_host.hsem.traffic import Step, Traffic
+    from xenwarden_host.policy.model import HistoryPolicy
     from xenwarden_host.records import LimitKey, VmView
 
 
@@ -62,6 +63,9 @@ class Neighbourhood(Protocol):
     def starving(self, signal: str, besides: str) -> list[VmView]:
         """Return the other VMs in which the signal is over its usual upper limit."""
 
+    def claims_are_stopped(self) -> bool:
+        """Tell whether all VMs that claim others' addresses are held from any ARP."""
+
 
 @dataclass(slots=True)
 class Sight:
@@ -78,6 +82,7 @@ class Sight:
     over: frozenset[str]  # signals that are over their usual upper limit
     before: Mapping[str, float]  # means of the last ordinary reports, of what rules compare with them
     habits: Mapping[HabitKey, Habit]
+    enough: HistoryPolicy  # when something is learnt
     masked: frozenset[str]
     traffic: Traffic
     limits: Mapping[LimitKey, int]  # ours, wanted and in force

@@ -49,6 +49,7 @@ class Finding:
     limits: tuple[LimitKey, ...]
     needs: int  # hits that convict
     alone: bool  # gives way to any other of its kind
+    stop: bool  # convicted: nothing of it passes
     last_s: float  # when it last fired
     evidence: tuple[Evidence, ...]  # of the raise, or of the strongest hit
     hits: int = 0
@@ -158,6 +159,7 @@ def dump(vm: Vm, now_s: float) -> dict[str, Any]:
                     "limits": [str(key) for key in item.limits],
                     "needs": item.needs,
                     "alone": item.alone,
+                    "stop": item.stop,
                     "ago_s": now_s - item.last_s,
                     "hits": item.hits,
                     "strength": item.strength,
@@ -213,6 +215,7 @@ def _restore_case(data: Mapping[str, Any], now_s: float) -> Case:
                 limits=tuple(LimitKey.parse(key) for key in item["limits"]),
                 needs=int(item["needs"]),
                 alone=bool(item["alone"]),
+                stop=bool(item.get("stop")),
                 last_s=now_s - item["ago_s"],
                 evidence=tuple(Evidence(**evidence) for evidence in item["evidence"]),
                 hits=int(item["hits"]),

@@ -121,7 +121,7 @@ class LimitEngine:
         Args:
             uuid: of the VM, which need not run now.
             key: what is limited.
-            value: in the unit of the kind, above 0.
+            value: in the unit of the kind, above 0; of packets 0 is a limit, too.
             owner: `hsem`, `hrem` or `operator:NAME`.
             why: one sentence.
             expires_unix_s: when it lapses by itself.
@@ -131,7 +131,7 @@ class LimitEngine:
         """
         if key not in self._kinds or rank_of(owner) not in PRECEDENCE:
             raise LimitError(f"there is no limit {key} of {owner}", LimitState.UNSUPPORTED)
-        if value <= 0:
+        if value < (key.kind is not LimitKind.VIF_PPS):
             raise LimitError(f"{key} {value} is no limit: lift it instead", LimitState.UNSUPPORTED)
         new = Want(uuid, key, owner, value, why, self._clock.unix(), expires_unix_s)
         old = self._book.wants.get((uuid, key), {}).get(new.rank)

@@ -30,7 +30,13 @@ if TYPE_CHECKING:
 
 # Before the preferences that people use (100) and that the kernel gives by itself (49152), since a
 # filter that ends classification would hide the packet from later ones.
-_FIRST_PREF = 41
+_PREFS = {
+    PacketClass.SYN: 41,
+    PacketClass.UDP: 42,
+    PacketClass.ICMP: 43,
+    PacketClass.TCP: 45,
+    PacketClass.ARP: 46,
+}
 
 # The upper half marks a filter as ours, then comes its number within the preference. The last digit tells
 # whether we made the vif's clsact qdisc, so that the last filter to go takes it along: kept in the kernel,
@@ -118,7 +124,7 @@ class VifFilters:
         """Return what the filters amount to; a class of whose filters one is missing is not limited."""
         found = {}
         for packet_class, matches in flower.MATCHES.items():
-            filters = [f for f in self.ours if f.pref == _pref(packet_class)]
+            filters = [f for f in self.ours if f.pref == _PREFS[packet_class]]
             values = {f.value for f in filters}
             if len(values) == 1 and {f.number for f in filters} == set(range(len(matches))):
                 (found[packet_class],) = values
@@ -138,9 +144,10 @@ class Change:
 def burst(pps: int) -> int:
     """Return the packets that may pass at once at `pps`: a fifth of a second's, never fewer than two.
 
-    A VM that was quiet gets that much above its rate, once; over any longer time the rate is exact.
+    A VM that was quiet gets that much above its rate, once; over any longer time the rate is exact. At 0
+    none passes.
     """
-    return max(2, pps // 5)
+    return max(2, pps // 5) if pps else 0
 
 
 def limited_domid(index: int) -> int | None:
@@ -188,7 +195,7 @@ def parse(
     """
     ours, taken, others = [], set(), 0
     places = (
-        (ingress, set(map(_pref, PacketClass)), b"flower\0", flower.ACT),
+        (ingress, set(_PREFS.values()), b"flower\0", flower.ACT),
         (egress, {_IN_PREF}, b"matchall\0", _MATCHALL_ACT),
     )
     for bodies, prefs, kind, action in places:
@@ -255,7 +262,7 @@ def plan(domid: int, there: VifFilters, wanted: Wanted) -> list[Change]:
         raise LimitError(
             f"{device} has filters of somebody else at preference {there.taken[0]}, which xenwarden uses",
             LimitState.FAILED,
-            f"move them out of {_FIRST_PREF}..{_IN_PREF}",
+            f"move them out of {min(_PREFS.values())}..{max(_PREFS.values())}",
         )
     if wanted.in_bps is not None and there.qdisc == "ingress":
         raise LimitError(
@@ -318,7 +325,7 @@ def _targets(domid: int, wanted: Wanted) -> list[_Target]:
     for packet_class, pps in wanted.pps.items():
         action = _packet_police(domid, list(PacketClass).index(packet_class), pps)
         filters = tuple(flower.options(match, action) for match in flower.MATCHES[packet_class])
-        targets.append(_Target(_pref(packet_class), b"flower\0", action, filters))
+        targets.append(_Target(_PREFS[packet_class], b"flower\0", action, filters))
     if wanted.in_bps is not None:
         action = _byte_police(domid, max(1, wanted.in_bps // 8))
         options = attribute(_MATCHALL_ACT, attribute(1, action))
@@ -328,7 +335,8 @@ def _targets(domid: int, wanted: Wanted) -> list[_Target]:
 
 def _packet_police(domid: int, number: int, pps: int) -> bytes:
     tbf = _POLICE.pack(_INDEX | domid << 4 | number, _ACT_SHOT, *(0,) * 12)
-    ticks = burst(pps) * _TICKS_PER_S // pps
+    # The kernel takes a packet at rate 0 for one that lasts a nanosecond: no burst is too short for that.
+    ticks = burst(pps) * _TICKS_PER_S // max(1, pps)
     return _police(
         attribute(_POLICE_TBF, tbf),
         attribute(_POLICE_PKTRATE64, pps.to_bytes(8, "little"))
@@ -359,10 +367,6 @@ def _police(before: bytes, after: bytes) -> bytes:
 def _ticks(size: int, rate: int) -> int:
     """Return how long `size` takes at `rate`, in the kernel's unit of time, as far as it can count."""
     return min(size * _TICKS_PER_S // rate, 0xFFFF_FFFF)
-
-
-def _pref(packet_class: PacketClass) -> int:
-    return _FIRST_PREF + list(PacketClass).index(packet_class)
 
 
 def apply(changes: Iterable[Change]) -> None:

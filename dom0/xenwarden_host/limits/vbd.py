@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from xenwarden_host.protocols import Store
 
 _CLOSING = (b"5", b"6")
+_GROUP = "xenwarden-vbd-"
 _COMM_LENGTH = 15  # the kernel cuts a thread's name there
 
 
@@ -59,13 +60,8 @@ class DomainVbds:
         if disks and not (self._cgroups / "cgroup.controllers").exists():
             raise LimitError(f"no cgroup v2 at {self._cgroups}", LimitState.UNSUPPORTED)
         # Without a group there is no limit, and no need to look at every thread of dom0.
-        threads = self._threads(domid, disks) if self._group(domid).exists() else {}
-        return self._standing(domid, disks, threads)
-
-    def _standing(
-        self, domid: int, disks: Mapping[int, tuple[str, str]], threads: Mapping[int, set[str]]
-    ) -> dict[int, int | None]:
         group = self._group(domid)
+        threads = self._threads(domid, disks) if group.exists() else {}
         inside = set(_lines(group / "cgroup.procs"))
         bytes_of = _io_max(_lines(group / "io.max"))
         return {
@@ -74,11 +70,13 @@ class DomainVbds:
         }
 
     def set_limits(self, domid: int, wanted: Mapping[int, int | None]) -> None:
-        """Make `wanted` the limits of the disks named; where none is left, all trace of them goes."""
+        """Make `wanted` the limits of the disks named; where none is left, all trace of them goes.
+
+        What was left of domains that went goes as well.
+        """
         disks = self._disks(domid)
         threads = self._threads(domid, disks)
         group = self._group(domid)
-        standing = {**self._standing(domid, disks, threads), **wanted}
         try:
             if any(limit is not None for limit in wanted.values()):
                 if "io" not in (self._cgroups / "cgroup.subtree_control").read_text().split():
@@ -93,9 +91,9 @@ class DomainVbds:
                 home = self._cgroups if limit is None else group
                 for pid in threads.get(devid, ()):
                     (home / "cgroup.procs").write_text(pid)
-            if all(limit is None for limit in standing.values()):
-                with contextlib.suppress(FileNotFoundError):
-                    group.rmdir()
+            for unused in self._cgroups.glob(f"{_GROUP}*"):
+                with contextlib.suppress(OSError):  # the kernel removes none that a thread is in
+                    unused.rmdir()
         except OSError as problem:
             raise LimitError(f"cgroup refused: {problem}", LimitState.FAILED) from problem
 
@@ -118,10 +116,15 @@ class DomainVbds:
     def _whole_disk(self, number: str) -> str:
         """Return the decimal device number; of a partition, that of its disk, since io.max takes no other."""
         major, _colon, minor = number.partition(":")
-        device = f"{int(major, 16)}:{int(minor, 16)}"
-        block = self._sys / "dev" / "block" / device
-        if (block / "partition").exists():
-            return (block.resolve().parent / "dev").read_text(encoding="ascii").strip()
+        try:
+            device = f"{int(major, 16)}:{int(minor, 16)}"
+            block = self._sys / "dev" / "block" / device
+            if (block / "partition").exists():
+                return (block.resolve().parent / "dev").read_text(encoding="ascii").strip()
+        except (OSError, ValueError) as problem:
+            raise LimitError(
+                f"block device {number} is not to be had: {problem}", LimitState.FAILED
+            ) from None
         return device
 
     def _threads(self, domid: int, disks: Mapping[int, tuple[str, str]]) -> dict[int, set[str]]:
@@ -141,7 +144,7 @@ class DomainVbds:
         return found
 
     def _group(self, domid: int) -> Path:
-        return self._cgroups / f"xenwarden-vbd-{domid}"
+        return self._cgroups / f"{_GROUP}{domid}"
 
 
 def _read(path: str) -> bytes:

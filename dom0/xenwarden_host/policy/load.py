@@ -261,6 +261,7 @@ def _rule(name: str, values: Mapping[str, Any], min_hits: int) -> model.RuleSpec
         distrust=values.get("distrust", False),
         alone=values.get("alone", False),
         unlearnt=values.get("unlearnt", False),
+        stop=values.get("stop", False),
         limits=tuple(LimitKey.parse(text) for text in values.get("limits", ())),
         raises=_groups(values["raise"]),
         convicts=_groups(values.get("convict", ())),

@@ -140,6 +140,7 @@ class RuleSpec:
     distrust: bool
     alone: bool
     unlearnt: bool
+    stop: bool
     limits: tuple[LimitKey, ...]
     raises: tuple[Group, ...]
     convicts: tuple[Group, ...]

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import difflib
 import json
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -73,7 +74,7 @@ def parse_line(text: str | bytes) -> Line:
     t = data.pop("t", None)
     # The common case without a call: this is where a replay spends its time.
     if t.__class__ is not float or not 0.0 <= t <= MAX_NUMBER:
-        t = _number(t, "t")
+        t = _number(t, "t", "a number of seconds")
     vm = data.pop("vm", None)
     if vm.__class__ is not str or not vm:
         if vm is not None or data.keys() - {"unix_s"}:
@@ -105,7 +106,7 @@ def _take_signals(signals: Any, guest: dict[str, float], dom0: dict[str, float])
         elif name in SIGNALS:
             guest[name] = value
         else:
-            raise BadLineError(f"unknown signal {name!r}")
+            raise BadLineError(_unknown_signal(name))
 
 
 def _object(text: str | bytes) -> dict[str, Any]:
@@ -122,10 +123,17 @@ def _object(text: str | bytes) -> dict[str, Any]:
     return found
 
 
-def _number(value: Any, name: str) -> float:
+def _unknown_signal(name: str) -> str:
+    close = difflib.get_close_matches(name, SIGNALS, n=1)
+    return f"unknown signal {name!r}: " + (
+        f"did you mean {close[0]!r}?" if close else "recording-format.md has their names"
+    )
+
+
+def _number(value: Any, name: str, what: str = "a number") -> float:
     # bool is an int to Python, and NaN is between nothing.
     if value.__class__ not in (int, float) or not 0 <= value <= MAX_NUMBER:
-        raise BadLineError(f"{name}: expected a number from 0 to {MAX_NUMBER:g}")
+        raise BadLineError(f"{name}: expected {what} from 0 to {MAX_NUMBER:g}")
     return float(value)
 
 

@@ -66,9 +66,14 @@ class _Vm:
 
 
 class Replay:
-    """One recording and one core. `skip_bad`: pass over bad lines, and count them in `bad`."""
+    """One recording and one core.
 
-    def __init__(self, policy: Policy, *, skip_bad: bool = False) -> None:
+    `skip_bad`: pass over bad lines, and count them in `bad`. `scores`: say of each line with signals how
+    unusual it is.
+    """
+
+    def __init__(self, policy: Policy, *, skip_bad: bool = False, scores: bool = False) -> None:
+        self._scores = scores
         self._history = History(policy)
         self._overflows = Overflows(policy, self._history)
         self._hsem = Hsem(policy, self._history)
@@ -160,7 +165,7 @@ class Replay:
 
     def _is_later(self, t: float) -> bool:
         if t < self._last_t:
-            raise BadLineError(f"t: goes back, from {self._last_t:.15g} to {t:.15g}")
+            raise BadLineError(f"t: goes back, from {self._last_t:.15g} to {t:.15g}: all VMs go by time")
         return t > self._last_t
 
     def _restore(self, uuid: str, said: Mapping[str, Any], t: float) -> None:
@@ -241,6 +246,8 @@ class Replay:
         actions = self._hsem.decide(self._overflows.find(snapshot))
         if actions:
             yield from self._told(actions, t)
+        if self._scores:
+            yield from self._scored(views, t)
 
     def _told(self, actions: Iterable[Action], t: float) -> Iterator[dict[str, Any]]:
         for action in actions:
@@ -248,6 +255,16 @@ class Replay:
             head = {"t": t, "vm": action.uuid, "name": action.uuid if vm is None else vm.name}
             for event in _events(action):
                 yield head | event
+
+    def _scored(self, views: Iterable[VmView], t: float) -> Iterator[dict[str, Any]]:
+        for view in views:
+            report = view.report if view.report_is_new else None
+            signals = view.hrem if report is None else {**report.signals, **view.hrem}
+            if signals:
+                score, signal = self._hsem.score(view.uuid, signals)
+                text = f"{signal} {signals[signal]:g}" if signal else "nothing is known of it yet"
+                head = {"t": t, "vm": view.uuid, "name": view.name, "event": "score"}
+                yield head | {"score": round(score, 4), "signal": signal, "text": text}
 
 
 def _view(vm: _Vm, t: float, *, now: bool) -> VmView:

@@ -24,9 +24,10 @@ def collect(roots: Roots) -> dict[str, int]:
         OSError: there is no such file.
         Unparsable: it holds something else.
     """
-    text = roots.lines("diskstats")
     base = roots.sys + "/block/"
-    return parse(text, lambda name: os.path.lexists(base + name + "/device"))
+    return roots.parsed(
+        "diskstats", lambda text: parse(text, lambda name: os.path.lexists(base + name + "/device"))
+    )
 
 
 def parse(text: bytes, whole: Callable[[str], bool]) -> dict[str, int]:

@@ -9,6 +9,8 @@ from xenwarden_guest.collectors import read_file
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Iterable
+
     from xenwarden_guest.collectors import Roots
 
 _ETHERNET = b"1"  # ARPHRD_ETHER
@@ -63,7 +65,7 @@ def names(roots: Roots) -> list[str]:
     return os.listdir(roots.sys + "/class/net")  # noqa: PTH208  pathlib costs 1 MB in the guest
 
 
-def read(roots: Roots, names: list[str]) -> list[Interface]:
+def read(roots: Roots, names: Iterable[str]) -> list[Interface]:
     """Return these interfaces, by index; one that vanishes meanwhile is left out."""
     found = []
     for name in names:

@@ -17,14 +17,14 @@ _COLUMNS = 16
 Counters = tuple[int, int, int, int, int]
 
 
-def read(roots: Roots) -> bytes:
-    """Return the file.
+def collect(roots: Roots) -> dict[str, Counters]:
+    """Return each interface's counters, as `parse` does.
 
     Raises:
-        OSError: it cannot be read.
-        Unparsable: it ends within a line.
+        OSError: there is no such file.
+        Unparsable: it holds something else.
     """
-    return roots.lines("net/dev")
+    return roots.parsed("net/dev", parse)
 
 
 def parse(text: bytes) -> dict[str, Counters]:

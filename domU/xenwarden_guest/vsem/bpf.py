@@ -13,9 +13,13 @@ from __future__ import annotations
 
 from sys import byteorder
 
+from xenwarden_guest.vsem.plan import HASH_1, HASH_2, WORD
+
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable
+
+    from xenwarden_guest.vsem.plan import Plan
 
 # Opcodes (class | size | mode).
 _LD_W_ABS, _LD_H_ABS, _LD_B_ABS = 0x20, 0x28, 0x30
@@ -35,7 +39,7 @@ _JA, _JEQ, _JGT, _JGE, _JSET = 0x05, 0x15, 0x25, 0x35, 0x45
 _RET_K, _RET_A, _LD_IMM = 0x06, 0x16, 0x00
 
 _AD = 0xFFFFF000  # SKF_AD_OFF: what the kernel knows beside the bytes
-_AD_PROTOCOL, _AD_PKTTYPE, _AD_RANDOM = _AD, _AD + 4, _AD + 56
+_AD_PROTOCOL, _AD_PKTTYPE, _AD_TAGGED, _AD_RANDOM = _AD, _AD + 4, _AD + 48, _AD + 56
 _LL = 0xFFE00000  # SKF_LL_OFF: relative to the link-layer header, on both ways through the kernel
 
 _HOST, _OTHERHOST, _OUTGOING = 0, 3, 4  # PACKET_*: whose frame it is
@@ -78,13 +82,9 @@ _ANSWERS = (
     ("ipv4_bad", "tx_other"),
     ("unclassified", "tx_other"),
 )
-# Scratch memory: direction; next header or a length; protocol; X; the peer's address, folded to a word.
-_SCRATCH_RX, _SCRATCH_NEXT, _SCRATCH_PROTOCOL, _SCRATCH_X, _SCRATCH_PEER = range(5)
+# Scratch memory: direction; next header or a length; protocol; X; the peer's address, folded; a random word.
+_SCRATCH_RX, _SCRATCH_NEXT, _SCRATCH_PROTOCOL, _SCRATCH_X, _SCRATCH_PEER, _SCRATCH_CHANCE = range(6)
 _IPV6_EXTENSIONS = 3  # how many extension headers are walked; a longer chain is of class "other"
-
-_WORD = 0xFFFFFFFF
-# Odd multipliers with evenly spread bits, those of MurmurHash3's finaliser.
-_HASH_1, _HASH_2 = 0x85EBCA6B, 0xC2B2AE35
 
 
 class Program:
@@ -171,51 +171,6 @@ def classifier(own_mac: bytes = b"", *, backend: bool = False) -> bytes:
     return p.assemble()
 
 
-class Plan:
-    """Which packets a sampler takes; each is a power of two, so that plans change seldom.
-
-    One in 2^`shift` at random, of TCP SYN one in 2^`syn_shift`, and all whose peer's address hashes into
-    the lowest 1 / 2^`slice_shift` of the hash's range: enough of the peers are seen whole to count them.
-    """
-
-    __slots__ = ("salt", "shift", "slice_shift", "syn_shift")
-
-    def __init__(self, salt: int, shift: int = 0, syn_shift: int = 0, slice_shift: int = 0) -> None:
-        self.salt = salt
-        self.shift = shift
-        self.syn_shift = syn_shift
-        self.slice_shift = slice_shift
-
-    def __eq__(self, other: object) -> bool:
-        return isinstance(other, Plan) and all(
-            getattr(self, at) == getattr(other, at) for at in self.__slots__
-        )
-
-    def __hash__(self) -> int:
-        return hash((self.salt, self.shift, self.syn_shift, self.slice_shift))
-
-    @property
-    def takes_all(self) -> bool:
-        """Say whether nothing is left out."""
-        return self.slice_shift == 0
-
-    def chance(self, address: bytes, *, syn: bool) -> float:
-        """Return how likely a packet with this peer was to be taken."""
-        if address_hash(address, self.salt) <= _WORD >> self.slice_shift:
-            return 1.0
-        return 1.0 / (1 << (self.syn_shift if syn else self.shift))
-
-
-def address_hash(address: bytes, salt: int) -> int:
-    """Return the 32-bit hash of an address (4 or 16 bytes) that the sampler's program computes."""
-    folded = salt
-    for at in range(0, len(address), 4):
-        folded ^= int.from_bytes(address[at : at + 4], "big")
-    folded = folded * _HASH_1 & _WORD
-    folded ^= folded >> 16
-    return folded * _HASH_2 & _WORD
-
-
 def sampler(sent: Plan, received: Plan, own_mac: bytes = b"", *, backend: bool = False) -> bytes:
     """Return the program that takes packets by the plan of their direction, cut to their headers.
 
@@ -227,7 +182,7 @@ def sampler(sent: Plan, received: Plan, own_mac: bytes = b"", *, backend: bool =
     by_peer = not (sent.takes_all and received.takes_all)
 
     def plain(p: Program, way: str, _ip_at: int) -> None:
-        _sample_plain(p, way, by_peer=by_peer)
+        _sample_plain(p, way, sent if way == "tx" else received, by_peer=by_peer)
 
     _direction(p, plain, own_mac, backend=backend)
     _layers(p, by_peer=by_peer, fixed_only=True)
@@ -276,31 +231,57 @@ def _goto_with(p: Program, size: int, label: str) -> None:
 def _by_chance(p: Program, plan: Plan, kind: str, way: str) -> None:
     """Go on at "taken" where chance has it, else at the slice."""
     if not plan.takes_all:
-        p.op(_LD_W_ABS, _AD_RANDOM)
-        p.jump(_JGT, _WORD >> (plan.syn_shift if kind == "syn" else plan.shift), f"{way}_by_peer")
+        p.op(_LD_MEM, _SCRATCH_CHANCE)
+        p.jump(_JGT, WORD >> (plan.syn_shift if kind == "syn" else plan.shift), f"{way}_by_peer")
     p.goto("taken")
 
 
 def _by_peer(p: Program, plan: Plan, way: str) -> None:
-    """Go on at "taken" where the peer's address is in the slice, else at "none"; see `address_hash`."""
+    """Go on at "taken" where the peer's address is in the slice, else at "none"."""
     p.label(f"{way}_by_peer")
     p.op(_STX, _SCRATCH_X)
+    _hash_peer(p, plan)
+    p.op(_LDX_MEM, _SCRATCH_X)
+    p.jump(_JGT, WORD >> plan.slice_shift, "none")
+    p.goto("taken")
+
+
+def _hash_peer(p: Program, plan: Plan) -> None:
+    """Leave in A what `address_hash` makes of the peer's address; X is lost."""
     p.op(_LD_MEM, _SCRATCH_PEER)
     p.op(_XOR_K, plan.salt)
-    p.op(_MUL_K, _HASH_1)
+    p.op(_MUL_K, HASH_1)
     p.op(_TAX)
     p.op(_RSH_K, 16)
     p.op(_XOR_X)
-    p.op(_MUL_K, _HASH_2)
-    p.op(_LDX_MEM, _SCRATCH_X)
-    p.jump(_JGT, _WORD >> plan.slice_shift, "none")
-    p.goto("taken")
+    p.op(_MUL_K, HASH_2)
 
 
 def counted_only() -> bytes:
     """Return the program of a socket that only counts: whatever is queued is one byte."""
     p = Program()
     p.op(_RET_K, 1)
+    return p.assemble()
+
+
+def arp_only(size: int, *, sent: bool) -> bytes:
+    """Return the program that takes `size` bytes of ARP without a VLAN tag: of what is `sent`, or comes in.
+
+    Networks that tags divide may use the same addresses.
+    """
+    p = Program()
+    p.op(_LD_H_ABS, _AD_PROTOCOL)
+    p.jump(_JEQ, _ARP, "", "none")
+    p.op(_LD_B_ABS, _AD_TAGGED)
+    p.jump(_JEQ, 0, "", "none")
+    p.op(_LD_B_ABS, _AD_PKTTYPE)
+    if sent:
+        p.jump(_JEQ, _OUTGOING, "", "none")
+    else:
+        p.jump(_JEQ, _OUTGOING, "none")
+    p.op(_RET_K, size)
+    p.label("none")
+    p.op(_RET_K, 0)
     return p.assemble()
 
 
@@ -341,15 +322,28 @@ def _classify_plain(p: Program, way: str, at: int) -> None:
     p.label(general)
 
 
-def _sample_plain(p: Program, way: str, *, by_peer: bool) -> None:
-    """Go on at "layer4" with plain IPv4. A socket's filter finds all from their Ethernet header on."""
-    general = f"{way}_general"
+def _sample_plain(p: Program, way: str, plan: Plan, *, by_peer: bool) -> None:
+    """Go on at "layer4" with plain IPv4 that may be taken: most packets are not, whatever they hold.
+
+    A socket's filter finds all from their Ethernet header on.
+    """
+    general, maybe = f"{way}_general", f"{way}_maybe"
+    if by_peer:  # also where this direction is taken whole: the kernel wants all that is loaded stored
+        p.op(_LD_W_ABS, _AD_RANDOM)
+        p.op(_ST, _SCRATCH_CHANCE)
     p.op(_LD_H_ABS, 12)
     p.jump(_JEQ, _IPV4, "", general)
     _plain_ipv4(p, 14, general)
     if by_peer:
         p.op(_LD_W_ABS, 14 + (16 if way == "tx" else 12))
         p.op(_ST, _SCRATCH_PEER)
+    if not plan.takes_all:
+        p.op(_LD_MEM, _SCRATCH_CHANCE)
+        p.jump(_JGT, WORD >> min(plan.shift, plan.syn_shift), "", maybe)
+        _hash_peer(p, plan)
+        p.jump(_JGT, WORD >> plan.slice_shift, "", maybe)
+        p.op(_RET_K, 0)
+        p.label(maybe)
     p.op(_LDX_IMM, 14 + 20)
     p.op(_LD_B_ABS, 14 + 9)
     p.goto("layer4")

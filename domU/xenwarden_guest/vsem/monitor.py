@@ -7,9 +7,9 @@ import os
 
 from xenwarden_guest.collectors import interfaces, netdev
 from xenwarden_guest.delta import step
-from xenwarden_guest.vsem.bpf import CLASSES, Plan
-from xenwarden_guest.vsem.headers import Networks, parse
-from xenwarden_guest.vsem.plan import BUDGET_PPS, Seen, next_plan
+from xenwarden_guest.vsem.bpf import CLASSES
+from xenwarden_guest.vsem.headers import Networks, grouped
+from xenwarden_guest.vsem.plan import BUDGET_PPS, Plan, Seen, next_plan
 from xenwarden_guest.vsem.sockets import FRAMES, ClassCounter, HeaderSampler
 from xenwarden_guest.vsem.talkers import Talkers
 
@@ -19,10 +19,12 @@ if TYPE_CHECKING:
     from xenwarden_guest.collectors.interfaces import Interface
 
 _FIND_AFRESH = 12  # looks for interfaces; one may become a bridge port, or get another address, in place
-_SENT = [name for name in CLASSES if name.startswith("tx_")]
-_RECEIVED = [name for name in CLASSES if name.startswith("rx_")]
-_CLASS_SIGNALS = CLASSES[1:-2]  # all but what is of no class
-SO_FAR = (*[f"{name}_pps" for name in _CLASS_SIGNALS], "tx_pps", "rx_pps")  # what `so_far` returns
+# Places in the list of classes.
+_SENT = [at for at, name in enumerate(CLASSES) if name.startswith("tx_")]
+_RECEIVED = [at for at, name in enumerate(CLASSES) if name.startswith("rx_")]
+_SYNS = (CLASSES.index("tx_syn"), CLASSES.index("rx_syn"))
+_CLASS_SIGNALS = tuple([f"{name}_pps" for name in CLASSES[1:-2]])  # all but what is of no class
+SO_FAR = (*_CLASS_SIGNALS, "tx_pps", "rx_pps")  # what `so_far` returns
 _MOST_WAITING = FRAMES // 4  # samples that a glance leaves to a later one
 _SHORTEST_S = 0.1  # a look may follow another at once; rates over less mean nothing
 _COUNTERS = ("rx_bytes", "rx_packets", "tx_bytes", "tx_packets", "tx_drops")
@@ -96,23 +98,32 @@ class Monitor:
         self._start()
 
     def _start(self) -> None:
-        self._sums: dict[str, int] = {}
+        self._sums: list[int] = []  # by class; nothing where there was no look
         self._tx = Talkers(self.networks, outgoing=True)
         self._rx = Talkers(self.networks, outgoing=False)
         self.failed: set[str] = set()  # what failed since the last call of `finish`
 
     def find_interfaces(self) -> None:
-        """Follow interfaces that came, went or changed; all of them are looked at afresh now and then."""
+        """Find the interfaces to look at."""
+        if table := self._table():
+            self._find(list(table))
+
+    def _table(self) -> dict[str, netdev.Counters]:
         try:
-            names = interfaces.names(self._roots)
-            self._finds += 1
-            if names == self._names and self._finds % _FIND_AFRESH:
-                return
-            found = interfaces.own(interfaces.read(self._roots, names), management=self._management)
-        except OSError:
-            self.failed.add("interfaces")
+            return netdev.collect(self._roots)
+        except (OSError, ValueError):
+            self.failed.add("netdev")
+            return {}
+
+    def _find(self, names: list[str]) -> None:
+        self._finds += 1
+        if names == self._names and self._finds % _FIND_AFRESH:
             return
-        self._names = names
+        there = interfaces.read(self._roots, names)
+        if not there:
+            self.failed.add("interfaces")
+        self._names = names if len(there) == len(names) else []  # one vanished meanwhile: again the next time
+        found = interfaces.own(there, management=self._management)
         if len(found) > interfaces.MAX_INTERFACES:
             self.failed.add("interfaces")
             found = found[: interfaces.MAX_INTERFACES]
@@ -132,15 +143,15 @@ class Monitor:
     def glance(self, seconds: float, packets: float) -> bool:
         """Look, but closely only where these packets passed since `start`; return whether that was so."""
         few = 1
-        if not self._sums and self._watched:
+        if self._watched and not any(self._sums):
             few = max(1, int(min(packets / len(self._watched), _MOST_WAITING)))
         return self.look(seconds, few)
 
-    def look(self, seconds: float, few: int = 0) -> bool:
+    def look(self, seconds: float, few: int = 1) -> bool:
         """Take in what the sockets saw in the `seconds` since the last look; return whether there was any.
 
         Where fewer than `few` packets passed they wait for the next look, and the counters, which take a
-        system call each, are not read.
+        system call each, are not read: every packet of a class of `SO_FAR` is a sample where all are sampled.
         """
         looked = False
         self.quiet = True
@@ -150,6 +161,7 @@ class Monitor:
                     watched.open()
                     looked = True
                     continue
+                self._sums = self._sums or [0] * len(CLASSES)
                 if new := watched.sampler.read():
                     self.quiet = False
                     watched.samples += new
@@ -165,36 +177,30 @@ class Monitor:
                     self.failed.add("headers")  # refused, or counts were lost; one that is down sends nothing
         return looked
 
-    def _classes(self, counter: ClassCounter) -> dict[str, int]:
+    def _classes(self, counter: ClassCounter) -> list[int]:
         """Add the class counts, and return them."""
-        found = dict(zip(CLASSES, counter.read(), strict=True))
-        for name, count in found.items():
-            self._sums[name] = self._sums.get(name, 0) + count
+        found = counter.read()
+        self._sums = [had + new for had, new in zip(self._sums, found, strict=True)]
         return found
 
     def _headers(
         self,
         sampler: HeaderSampler,
         samples: list[tuple[bool, bytes]],
-        counted: dict[str, int],
+        counted: list[int],
         seconds: float,
     ) -> None:
         """Take in the samples; plan the next ones by them and by what was counted."""
-        packets = [sum([counted[name] for name in names]) for names in (_SENT, _RECEIVED)]
-        if not any(packets) and sampler.takes_all:
-            return
-        syns = counted["tx_syn"], counted["rx_syn"]
+        packets = [sum([counted[at] for at in classes]) for classes in (_SENT, _RECEIVED)]
+        syns = [counted[at] for at in _SYNS]
         chosen, lost = sampler.counts()
         scale = chosen / (chosen - lost) if chosen > lost else 1.0
         in_slice = [0, 0]
-        for sent, frame in samples:
-            header = parse(frame)
-            if header is None:
-                continue
+        for sent, header, count in grouped(samples):
             if sent:
-                in_slice[0] += self._tx.add(header, sampler.sent, scale)
+                in_slice[0] += count * self._tx.add(header, sampler.sent, scale * count)
             else:
-                in_slice[1] += self._rx.add(header, sampler.received, scale)
+                in_slice[1] += count * self._rx.add(header, sampler.received, scale * count)
         seconds = max(seconds, _SHORTEST_S)
         plans = []
         for way, plan in enumerate((sampler.sent, sampler.received)):
@@ -211,20 +217,17 @@ class Monitor:
     def so_far(self, interval_s: float) -> dict[str, float]:
         """Return the rates that the interval will have at least, if nothing more happens in it."""
         found = self._class_rates(interval_s)
-        for signal, names in (("tx_pps", _SENT), ("rx_pps", _RECEIVED)):
-            found[signal] = sum([self._sums.get(name, 0) for name in names]) / interval_s
+        if found:
+            for signal, classes in (("tx_pps", _SENT), ("rx_pps", _RECEIVED)):
+                found[signal] = sum([self._sums[at] for at in classes]) / interval_s
         return found
 
     def _class_rates(self, seconds: float) -> dict[str, float]:
-        return {f"{name}_pps": self._sums[name] / seconds for name in _CLASS_SIGNALS if name in self._sums}
+        # What is of no class comes before and behind the others.
+        return {name: count / seconds for name, count in zip(_CLASS_SIGNALS, self._sums[1:], strict=False)}
 
-    def _interface_rates(self, seconds: float) -> dict[str, float]:
+    def _interface_rates(self, table: dict[str, netdev.Counters], seconds: float) -> dict[str, float]:
         """Return what the interfaces' counters say; an interface that is new counts from the next time."""
-        try:
-            table = netdev.parse(netdev.read(self._roots))
-        except (OSError, ValueError):
-            self.failed.add("netdev")
-            table = {}
         sums: dict[str, int] = {}
         for watched in self._watched.values():
             before, counters = watched.counters, table.get(watched.interface.name)
@@ -243,16 +246,20 @@ class Monitor:
             if counter in sums
         }
 
-    def finish(self, seconds: float) -> tuple[dict[str, float], list[str], list[str], list[str]]:
-        """Return signals, top destinations, top sources and what failed, of the `seconds` until now.
+    def finish(self, seconds: float) -> tuple[dict[str, float], Talkers, Talkers, list[str]]:
+        """Return signals, destinations, sources and what failed, of the `seconds` until now.
 
-        A collector that failed meanwhile takes its signals with it: part of a sum is no sum.
+        A collector that failed meanwhile takes its signals with it: part of a sum is no sum. Interfaces
+        that came, went or changed are followed from here on.
         """
-        found = self._interface_rates(seconds)
+        table = self._table()
+        found = self._interface_rates(table, seconds)
         found.update(self.packets(seconds))
-        dests = self._tx.top(found.get("tx_pps", 0.0), found.get("tx_syn_pps", 0.0))
-        sources = self._rx.top(found.get("rx_pps", 0.0), found.get("rx_syn_pps", 0.0))
-        return found, dests, sources, self.start()
+        tx, rx = self._tx, self._rx
+        failed = self.start()
+        if table:
+            self._find(list(table))
+        return found, tx, rx, failed
 
     def packets(self, seconds: float) -> dict[str, float]:
         """Return the signals of packets by class and of their headers, of the `seconds` since `start`."""

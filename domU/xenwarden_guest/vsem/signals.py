@@ -13,6 +13,7 @@ _COUNTERS = {
     "tcp_open_ps": "tcp_opens",
     "tcp_fail_ps": "tcp_fails",
     "tcp_retrans_ps": "tcp_retrans",
+    "tcp_drop_ps": "tcp_drops",
     "udp_error_ps": "udp_errors",
     "hv_event_ps": "hv_events",
     "hv_blk_rps": "hv_blk_requests",

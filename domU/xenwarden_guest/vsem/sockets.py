@@ -21,6 +21,7 @@ from _socket import (
     SOL_SOCKET,
 )
 from _socket import socket as Socket  # noqa: N812  the class; the `socket` module around it costs 1 MB
+from _struct import Struct
 from mmap import mmap
 from sys import byteorder
 
@@ -29,6 +30,7 @@ from xenwarden_guest.vsem import bpf
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from xenwarden_guest.collectors.interfaces import Interface
+    from xenwarden_guest.vsem.plan import Plan
 
 _ETH_P_ALL = 3
 _SO_ATTACH_FILTER = 26  # asm-generic/socket.h; Python does not name it
@@ -38,8 +40,9 @@ _PACKET_RX_RING, _PACKET_STATISTICS, _PACKET_VERSION, _PACKET_FANOUT, _PACKET_FA
 _FANOUT_CBPF, _FANOUT_FLAG_UNIQUEID = 6, 0x2000
 _TPACKET_V2 = 1
 _STATUS_USER, _STATUS_KERNEL = 1, bytes(4)
-_PKTTYPE_BYTE, _OUTGOING = 32 + 10, 4  # sll_pkttype of the sockaddr_ll behind struct tpacket2_hdr
-_STATUS_BYTE = 0 if byteorder == "little" else 3
+_OUTGOING = 4
+# Of struct tpacket2_hdr: status, length taken, where the frame begins; of sockaddr_ll behind it: sll_pkttype.
+_FRAME = Struct("=I4xIH28xB")
 # The ring: per sample 256 bytes, of which the kernel's own take 66; no headers that count are longer.
 FRAMES, _FRAME_BYTES, _BLOCK_BYTES = 256, 256, os.sysconf("SC_PAGE_SIZE")
 # Where a bytes object keeps its bytes: the last member of PyBytesObject, which counts one byte of them.
@@ -47,7 +50,7 @@ FRAMES, _FRAME_BYTES, _BLOCK_BYTES = 256, 256, os.sysconf("SC_PAGE_SIZE")
 _BYTES_OFFSET = bytes.__basicsize__ - 1
 
 
-def _attach(sock: Socket, level: int, option: int, code: bytes) -> None:
+def attach(sock: Socket, code: bytes, level: int = SOL_SOCKET, option: int = _SO_ATTACH_FILTER) -> None:
     """Hand a program to the kernel, as struct sock_fprog: its length, padding, and where it is."""
     address = id(code) + _BYTES_OFFSET
     program = (len(code) // 8).to_bytes(2, byteorder) + bytes(6) + address.to_bytes(8, byteorder)
@@ -81,7 +84,7 @@ class ClassCounter:
                 sock = _packet_socket()
                 self._sockets.append(sock)
                 sock.setsockopt(SOL_SOCKET, SO_RCVBUF, 0)  # the kernel's least: room for one packet
-                _attach(sock, SOL_SOCKET, _SO_ATTACH_FILTER, bpf.counted_only())
+                attach(sock, bpf.counted_only())
                 sock.bind((interface.name, _ETH_P_ALL))
                 sock.setsockopt(
                     _SOL_PACKET, _PACKET_FANOUT, (group | _FANOUT_CBPF << 16).to_bytes(4, byteorder)
@@ -90,7 +93,7 @@ class ClassCounter:
                 group = int.from_bytes(sock.getsockopt(_SOL_PACKET, _PACKET_FANOUT, 4), byteorder) & 0xFFFF
             own_mac = interface.address if interface.bridge else b""
             code = bpf.classifier(own_mac, backend=interface.backend)
-            _attach(self._sockets[0], _SOL_PACKET, _PACKET_FANOUT_DATA, code)
+            attach(self._sockets[0], code, _SOL_PACKET, _PACKET_FANOUT_DATA)
             self.read()  # what came while the group was incomplete is in wrong classes
         except OSError:
             self.close()
@@ -127,7 +130,7 @@ class HeaderSampler:
 
     __slots__ = ("_backend", "_next", "_own_mac", "_ring", "_socket", "received", "sent")
 
-    def __init__(self, interface: Interface, sent: bpf.Plan, received: bpf.Plan) -> None:
+    def __init__(self, interface: Interface, sent: Plan, received: Plan) -> None:
         self._own_mac = interface.address if interface.bridge else b""
         self._backend = interface.backend
         self._next = 0
@@ -147,16 +150,17 @@ class HeaderSampler:
 
     def _filter(self) -> None:
         code = bpf.sampler(self.sent, self.received, self._own_mac, backend=self._backend)
-        _attach(self._socket, SOL_SOCKET, _SO_ATTACH_FILTER, code)
+        attach(self._socket, code)
 
-    def follow(self, sent: bpf.Plan, received: bpf.Plan) -> None:
+    def follow(self, sent: Plan, received: Plan) -> None:
         """Sample by these plans from now on.
 
         Raises:
             OSError: the kernel refused the filter.
         """
-        if sent != self.sent or received != self.received:
-            self.sent, self.received = sent, received
+        same = sent == self.sent and received == self.received
+        self.sent, self.received = sent, received
+        if not same:
             self._filter()
 
     def read(self) -> list[tuple[bool, bytes]]:
@@ -172,14 +176,14 @@ class HeaderSampler:
         found: list[tuple[bool, bytes]] = []
         if ring is None:
             return found
+        backend = self._backend
         for _ in range(FRAMES):
             at = self._next * _FRAME_BYTES
-            if not ring[at + _STATUS_BYTE] & _STATUS_USER:
+            status, size, mac, kind = _FRAME.unpack_from(ring, at)
+            if not status & _STATUS_USER:
                 break
-            size = int.from_bytes(ring[at + 8 : at + 12], byteorder)
-            start = at + int.from_bytes(ring[at + 12 : at + 14], byteorder)
-            sent = (ring[at + _PKTTYPE_BYTE] == _OUTGOING) is not self._backend
-            found.append((sent, ring[start : start + size]))
+            start = at + mac
+            found.append(((kind == _OUTGOING) is not backend, ring[start : start + size]))
             ring[at : at + 4] = _STATUS_KERNEL
             self._next = (self._next + 1) % FRAMES
         return found

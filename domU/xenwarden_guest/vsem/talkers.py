@@ -8,17 +8,18 @@ adaptive sampling; Flajolet, 1990): with 400 addresses in the slice the standard
 
 from __future__ import annotations
 
-from xenwarden_guest.vsem.bpf import address_hash
 from xenwarden_guest.vsem.headers import address_text
+from xenwarden_guest.vsem.plan import address_hash
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from xenwarden_guest.vsem.bpf import Plan
     from xenwarden_guest.vsem.headers import Header, Networks
+    from xenwarden_guest.vsem.plan import Plan
 
 MAX_ADDRESSES = 1024  # in the slice; about 100 kB
 MAX_PEERS = 512
 TOP = 8
+_TOP_BY_SYN = 4  # of them: who is tried again and again sends no packet back, and gets few
 _WORD = 0xFFFFFFFF
 # Below this many addresses in the slice its estimate is noise.
 _FEW = 8
@@ -77,12 +78,13 @@ class Talkers:
         self._external = 0.0
 
     def add(self, header: Header, plan: Plan, scale: float) -> bool:
-        """Count one packet that was sampled by `plan`; `scale` makes up for samples that were lost.
+        """Count a packet that was sampled by `plan`, or `scale` of them: there were more, or some were lost.
 
         Return whether its peer is in the slice of addresses that is taken whole.
         """
         address = header.dest if self._outgoing else header.source
-        weight = scale / plan.chance(address, syn=header.syn)
+        hashed = address_hash(address, plan.salt)
+        weight = scale * plan.stands_for(hashed, syn=header.syn)
         self._packets += weight
         self._syns += weight * header.syn
         if self._networks and not self._networks.inside(address):
@@ -92,7 +94,6 @@ class Talkers:
             peer = self._peers[address, header.protocol] = _Peer()
         if peer is not None:
             peer.add(weight, header.dest_port, syn=header.syn)
-        hashed = address_hash(address, plan.salt)
         self._count(address, hashed, plan)
         return hashed <= _WORD >> plan.slice_shift
 
@@ -138,11 +139,17 @@ class Talkers:
     def top(self, pps: float, syn_pps: float) -> list[str]:
         """Return the top peers as `address,protocol,port,pps,syn_pps`; port 0: none stands out.
 
-        Samples give shares, the exact counters the sum: each peer's rate is its share of `pps`.
+        Top by packets, and those that stand out by SYN. Samples give shares, the exact counters the sum: each
+        peer's rate is its share of `pps`.
         """
         order = sorted(self._peers.items(), key=lambda item: (item[1].packets, item[1].syns), reverse=True)
+        if len(order) > TOP:
+            by_syn = sorted(order, key=lambda item: item[1].syns, reverse=True)[:_TOP_BY_SYN]
+            opened = [item for item in by_syn if item[1].syns]
+            others = [item for item in order if item not in opened][: TOP - len(opened)]
+            order = [item for item in order if item in opened or item in others]
         lines = []
-        for (address, protocol), peer in order[:TOP]:
+        for (address, protocol), peer in order:
             peer_pps = pps * peer.packets / self._packets
             peer_syn_pps = syn_pps * peer.syns / self._syns if self._syns else 0.0
             port = peer.port if peer.port_votes >= _MAIN_PORT * peer.packets else 0

@@ -75,6 +75,10 @@ def test_all_options_become_keys_and_none_takes_back() -> None:
         "memory": 0, "vcpus": 2, "pause": 1,
     }  # fmt: skip
     assert set(amounts.orders({"vif_pps": "7"}).values()) == {7}
+    # Without ARP a VM is cut off: that is limited by name, and what was is lifted with the rest.
+    assert "vif-pps/arp" not in amounts.orders({"vif_pps": "7"})
+    assert amounts.orders({"vif_pps": "arp=7"}) == {"vif-pps/arp": 7}
+    assert amounts.orders({"vif_pps": "none"})["vif-pps/arp"] == 0
 
 
 @given(

@@ -63,11 +63,19 @@ ROOT = Path(__file__).resolve().parents[3]
         ("limit web --cap lots", "no whole number"),
         ("limit web --vif-rate 10Mb", "no rate such as"),
         ("limit web --vif-rate 10Mb/s@50", "a bare number is seconds"),
-        ("limit web --vif-pps tcp=5", "no class of packets"),
+        ("limit web --vif-pps dns=5", "no class of packets"),
         ("limit web --for 10", "needs a limit to set"),
         ("limit web --cap 5 --for soon", "no time such as"),
         ("limit web -N", "needs a limit to set"),
         ("--socket", "needs a value"),
+        ("LIST", "did you mean list"),
+        ("--jsno list", "did you mean --json"),
+        ("list --verbos", "did you mean --verbose"),
+        ("limit web --vif-rat 5Mb/s", "did you mean --vif-rate"),
+        ("limit web --weight 70000", "a weight is 1 to 65535"),
+        ("--json policy default", "--json has no meaning"),
+        ("report web -o x --since yesterday", "does not understand 'yesterday'"),
+        ("report web -o x --since 2999-01-01", "has not been yet"),
     ],
 )
 def test_wrong_usage_is_a_sentence_a_hint_and_status_2(
@@ -78,6 +86,26 @@ def test_wrong_usage_is_a_sentence_a_hint_and_status_2(
     assert out == ""
     assert said in err
     assert "--help" in err.splitlines()[1]
+
+
+@pytest.mark.parametrize(
+    "words", [["show", ""], ["release", ""], ["replay", "a", ""], ["policy", "check", ""]]
+)
+def test_empty_word_as_of_a_variable_that_is_not_set_is_wrong_usage(
+    words: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(words) == 2
+    assert "not an empty word" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    "option", ["--cap 9", "--vif-in 9Mb/s", "--memory 9", "--vif-pps 9", "--cap 1 --for 9"], ids=str.split
+)
+def test_number_of_very_many_digits_is_a_sentence(option: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["limit", "web", *option.replace("9", "9" * 5000).split()]) == 2
+    err = capsys.readouterr().err
+    assert "is no " in err
+    assert "set_int_max_str_digits" not in err
 
 
 def test_options_stand_before_or_after_the_verb() -> None:
@@ -267,6 +295,18 @@ def test_table_fits_a_terminal_and_is_whole_elsewhere(monkeypatch: pytest.Monkey
     assert "büro-日本語  " in narrow
     monkeypatch.setattr(output, "_terminal_columns", lambda: 400)
     assert output.table(header, rows) == whole
+
+
+def test_last_column_stands_below_where_it_has_too_little_room(monkeypatch: pytest.MonkeyPatch) -> None:
+    header = ("Name", "Limit", "Decided", "Set", "Read back", "Before", "State", "Owner", "Until", "Why")
+    row = ("mallory", "vif-pps/syn", 10, "0=10", "0=10", "none", "set", "hsem", "-", WHY)
+    monkeypatch.setattr(output, "_terminal_columns", lambda: 80)
+    first, second, third, *why = output.table(header, [row]).splitlines()
+    assert first.split()[-1] == "Until"
+    assert second == "    Why"
+    assert third.split()[:2] == ["mallory", "vif-pps/syn"]
+    assert " ".join(why).split() == WHY.split()
+    assert max(map(len, (first, third, *why))) <= 80
 
 
 def test_wide_letters_and_marks_keep_the_columns_straight() -> None:

@@ -63,6 +63,16 @@ def test_audit_log_is_bounded_in_rows_and_days(tmp_path: Path) -> None:
         assert len(database.audit(limit=5000)) == 50
 
 
+def test_audit_log_of_a_daemon_that_is_restarted_often_is_bounded_too(tmp_path: Path) -> None:
+    for start in range(9):
+        with closing(opened(tmp_path / "state.db", rows=5)) as database:
+            for number in range(3):
+                add(database, f"{start}.{number}")
+    with closing(opened(tmp_path / "state.db")) as database:
+        assert len(database.audit(limit=5000)) <= 5 + 3
+        assert database.audit(limit=1)[0]["text"] == "8.2"
+
+
 def test_noise_of_one_vm_expels_no_entry_of_another(tmp_path: Path) -> None:
     with closing(opened(tmp_path / "state.db", rows=50)) as database:
         for number in range(10):

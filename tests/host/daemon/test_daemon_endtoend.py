@@ -621,6 +621,16 @@ def test_garbled_agent_is_told_in_list_and_recovers(world: World) -> None:
     assert world.show(guest)["agent"]["refused"] == 1
 
 
+def test_guest_whose_first_word_is_garbled_cannot_hide_from_show(world: World, tmp_path: Path) -> None:
+    """Nothing of a report is known of it: the commands that admins look with must not fail on that."""
+    world.start("mallory").stop_agent().write(paths.UP_REPORT, b"rubbish")
+    world.run(seconds=2)
+    for words in (["show", "mallory"], ["-v", "show", "mallory"], ["why", "mallory"]):
+        assert world.command(*words)[0] == 0
+    assert "garbled, no report was understood yet" in world.command("show", "mallory")[1]
+    assert world.command("report", "mallory", "-o", str(tmp_path / "page.html"))[0] == 0
+
+
 def test_answer_to_a_question_never_asked_is_none(world: World) -> None:
     guest = world.start("guest")
     guest.signals.update(QUIET)

@@ -73,6 +73,22 @@ def test_nodes_count_within_a_tick_and_no_longer_than_they_stand(world: World) -
     assert value(world, web, "protect")[0] is True
 
 
+def test_attacker_that_was_exempt_for_a_while_is_limited_again(world: World) -> None:
+    mallory = world.start("mallory")
+    mallory.signals.update(tx_pps=5000, tx_syn_pps=5000)
+    mallory.vif.update(rx_packets=5000, rx_bytes=300_000)
+    world.run(seconds=30)
+    assert world.show(mallory)["state"] == "contained"
+    world.store.write(node(mallory, "exempt"), b"true")
+    world.run(seconds=5)
+    assert world.show(mallory)["state"] == "normal"
+    assert not world.vifs.vifs[mallory.domid][0].police
+    world.store.remove(node(mallory, "exempt"))
+    world.run(seconds=30)
+    assert world.show(mallory)["state"] == "contained"
+    assert world.vifs.vifs[mallory.domid][0].police
+
+
 def test_bad_node_is_told_once_everywhere_and_the_last_good_value_stays(world: World) -> None:
     web = world.start("web")
     world.store.write(MAX_S, b"45")

@@ -145,6 +145,12 @@ def test_signals_and_systemd(daemon: Daemon, capsys: pytest.CaptureFixture[str])
     daemon.hears("READY=1")
     assert daemon.ask(capsys, "policy", "show")["policy"]["tick_s"] == 0.25
     assert "event=policy-refused" in daemon.text()
+    daemon.policy.write_text("tick_s: 0.5\n")
+    daemon.control.unlink()
+    daemon.process.send_signal(signal.SIGHUP)
+    daemon.hears("READY=1")
+    assert daemon.text().count("event=policy-loaded") == 2
+    assert "event=bug" not in daemon.text()
     daemon.process.send_signal(signal.SIGTERM)
     daemon.hears("STOPPING=1")
     assert daemon.process.wait(10) == 0

@@ -32,6 +32,21 @@ def test_limit_that_was_set(key: str, value: int, original: str | None, said: st
     assert words.limit_change(status(LimitKey.parse(key), value, original, LimitState.SET), "web") == said
 
 
+def test_order_has_its_amount_where_there_is_one() -> None:
+    said = [
+        words.order(LimitKey(kind), value)
+        for kind, value in [(LimitKind.CAP, 25), (LimitKind.PAUSE, 1), (LimitKind.CAP, 0)]
+    ]
+    assert said == ["cap 25 % of one CPU", "pause", "cap none"]
+
+
+def test_limit_that_limits_nothing_says_so() -> None:
+    memory = status(LimitKey(LimitKind.MEMORY), 99_999, "2048", LimitState.SET, "what was there is stricter")
+    assert words.limit_change(memory, "web") == (
+        "memory of web not limited to 99999 kB: what was there is stricter"
+    )
+
+
 def test_limit_that_was_lifted_or_refused() -> None:
     cap = LimitKey(LimitKind.CAP)
     lifted = status(cap, 25, "80", LimitState.LIFTED)

@@ -47,7 +47,9 @@ UDP = LimitKey.parse("vif-pps/udp")
 ICMP = LimitKey.parse("vif-pps/icmp")
 RATE = LimitKey.parse("vif-rate")
 CAP = LimitKey.parse("cap")
-POLICED = {"syn": SYN, "udp": UDP, "icmp": ICMP}
+TCP = LimitKey.parse("vif-pps/tcp")
+POLICED = {"syn": SYN, "udp": UDP, "icmp": ICMP, "stray": TCP}
+CLOSER = ("tcp_stalling", "tcp_stalled")  # an agent tells them at level 2
 BRIEF = tuple(signals.names(signals.VSEM, signals.VREM))
 
 
@@ -57,7 +59,7 @@ class Flood:
 
     sender: str
     receiver: str | None
-    kind: str  # "syn", "udp" or "icmp"
+    kind: str  # "syn", "udp", "icmp", or "stray": TCP of no connection
     pps: float
     start_s: float
     end_s: float = 1e9
@@ -206,9 +208,8 @@ class Host:
         hrem = {}
         for name, vm in self.vms.items():
             own = {"tx_pps": 10.0, "rx_pps": 10.0, "tx_bps": 40e3, "rx_bps": 40e3, "tx_dests": 3.0}
-            own |= {
-                f"{way}_{kind}_pps": 0.2 for way in ("tx", "rx") for kind in ("syn", "udp", "icmp", "synack")
-            }
+            kinds = ("syn", "udp", "icmp", "synack", "rst")
+            own |= {f"{way}_{kind}_pps": 0.2 for way in ("tx", "rx") for kind in kinds}
             own |= vm.base | vm.script(seconds)
             guest[name] = own
             counted = {f"vif_{w}_{u}": own[f"{w}_{u}"] for w in ("tx", "rx") for u in ("pps", "bps")}
@@ -236,14 +237,15 @@ class Host:
         if limit is not None and passed > limit:
             hrem[flood.sender]["vif_police_drop_pps"] += passed - limit
             passed = limit
-        _add(guest[flood.sender], "tx", flood.kind, flood.pps, bits)
+        kind = None if flood.kind == "stray" else flood.kind  # no class of its own
+        _add(guest[flood.sender], "tx", kind, flood.pps, bits)
         _add(hrem[flood.sender], "vif_tx", None, flood.pps, bits)
         back = passed * flood.answered
-        answer = "synack" if flood.kind == "syn" else flood.kind
+        answer = {"syn": "synack", "stray": "rst"}.get(flood.kind, flood.kind)
         _add(guest[flood.sender], "rx", answer, back, bits)
         _add(hrem[flood.sender], "vif_rx", None, back, bits)
         if flood.receiver is not None:
-            _add(guest[flood.receiver], "rx", flood.kind, passed, bits)
+            _add(guest[flood.receiver], "rx", kind, passed, bits)
             _add(hrem[flood.receiver], "vif_rx", None, passed, bits)
             _add(guest[flood.receiver], "tx", answer, back, bits)
             _add(hrem[flood.receiver], "vif_tx", None, back, bits)
@@ -259,6 +261,8 @@ class Host:
         if (int(self.now_s) + vm.phase) % interval_s:
             return False
         mean = {k: sum(w.get(k, 0.0) for w in vm.window) / len(vm.window) for k in now}
+        if interval_s > 1:
+            mean = {k: value for k, value in mean.items() if k not in CLOSER}
         covered_s = float(len(vm.window))
         vm.window.clear()
         upper = self.history.brief(vm.uuid, BRIEF).upper
@@ -287,7 +291,8 @@ class Host:
             agent = AgentState.SILENT
         return VmView(
             uuid=vm.uuid, domid=vm.domid, name=vm.name, vm_type=vm.vm_type, vcpus=vm.vcpus,
-            known_s=self.now_s - vm.born_s, paused=vm.paused, hrem={} if vm.vm_type is VmType.DOM0 else hrem,
+            known_s=self.now_s - vm.born_s, paused=vm.paused,
+            hrem=vm.base_hrem if vm.vm_type is VmType.DOM0 else hrem,
             agent=agent, report=vm.report, report_is_new=fresh, report_age_s=age_s, answer=vm.answer,
             held=frozenset(vm.limits) | vm.by_operator,
             passed_s=0.0 if vm.report is None else vm.report.interval_s,

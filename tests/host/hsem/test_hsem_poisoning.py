@@ -14,16 +14,18 @@ DAY_S = 86400.0
 INTERVAL_S = 600.0
 MOST = 0.95  # of what is usual for it: just not told of
 FLOOD = {"tx_pps": 1.0, "rx_pps": 0.1, "rx_synack_pps": 0.1}  # for each SYN
+HELD = {"tcp_held": 1.5}  # open connections for each that it holds up
 CLIENT = {"tx_pps": 6.0, "rx_pps": 6.0, "rx_synack_pps": 1.0, "tcp_open_ps": 1.0}
 
 
 class Poisoner:
     """One VM, and how far it got."""
 
-    def __init__(self, shape: dict[str, float]) -> None:
+    def __init__(self, shape: dict[str, float], signal: str = "tx_syn_pps") -> None:
         policy = defaults()
         self.history = History(policy)
-        self.prior = policy.profiles["unknown"]["tx_syn_pps"]
+        self.prior = policy.profiles["unknown"][signal]
+        self._signal = signal
         self.raised = 0
         self._hsem = Hsem(policy, self.history)
         self._shape = shape
@@ -32,7 +34,7 @@ class Poisoner:
 
     def limit(self) -> float:
         """Return what is usual, in times what policy takes for ordinary."""
-        return (self.history.upper("u", "tx_syn_pps") or 0.0) / self.prior
+        return (self.history.upper("u", self._signal) or 0.0) / self.prior
 
     def live(self, days: float, pps: float | None = None) -> float:
         """Send `pps`, or as much as goes unnoticed, for so many days; return the limit then."""
@@ -43,8 +45,8 @@ class Poisoner:
     def report(self, pps: float) -> None:
         self._now_s += INTERVAL_S
         self._seq += 1
-        signals = {"tx_pps": 10.0, "rx_pps": 10.0, "tx_syn_pps": pps, "tx_dests": 3.0, "tx_top_share": 0.9,
-                   "tcp_fail_ps": 0.0}  # fmt: skip
+        signals = {"tx_pps": 10.0, "rx_pps": 10.0, "tx_dests": 3.0, "tx_top_share": 0.9, "tcp_fail_ps": 0.0,
+                   self._signal: pps}  # fmt: skip
         for name, each in self._shape.items():
             signals[name] = signals.get(name, 0.0) + each * pps
         report = Report(
@@ -65,6 +67,13 @@ class Poisoner:
 
 def test_what_looks_like_a_flood_never_becomes_usual() -> None:
     poisoner = Poisoner(FLOOD)
+    assert poisoner.live(14) <= 1
+    poisoner.report(2 * poisoner.prior)
+    assert poisoner.raised
+
+
+def test_connections_that_are_held_up_never_become_usual() -> None:
+    poisoner = Poisoner(HELD, "tcp_stalling")
     assert poisoner.live(14) <= 1
     poisoner.report(2 * poisoner.prior)
     assert poisoner.raised

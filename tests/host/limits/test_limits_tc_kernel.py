@@ -31,6 +31,7 @@ if TYPE_CHECKING:
 CLONE_NEWNET = 0x40000000
 DOMID = 7
 SYN_FLAG, ACK_FLAG = 0x02, 0x10
+CLIENT = 32768  # the first port that Linux gives a client
 PPS = 100
 SENT = 1000
 
@@ -105,8 +106,14 @@ def ipv6(protocol: int, payload: bytes) -> bytes:
     return b"\xff" * 6 + b"\2\0\0\0\0\1" + b"\x86\xdd" + header + payload
 
 
-def tcp(flags: int) -> bytes:
-    return struct.pack("!HHIIBBHHH", 1234, 80, 0, 0, 5 << 4, flags, 1024, 0, 0)
+def arp(operation: int) -> bytes:
+    there = b"\2\0\0\0\0\1\n\0\0\1"
+    body = struct.pack("!HHBBH", 1, 0x0800, 6, 4, operation) + there + bytes(6) + b"\n\0\0\2"
+    return b"\xff" * 6 + b"\2\0\0\0\0\1" + b"\x08\x06" + body
+
+
+def tcp(flags: int, to: int = 80) -> bytes:
+    return struct.pack("!HHIIBBHHH", 1234, to, 0, 0, 5 << 4, flags, 1024, 0, 0)
 
 
 def tagged(frame: bytes, *tags: int) -> bytes:
@@ -135,10 +142,15 @@ FRAMES = {
     "syn6": ipv6(6, tcp(SYN_FLAG)),
     "synack": ipv4(6, tcp(SYN_FLAG | ACK_FLAG)),
     "ack": ipv4(6, tcp(ACK_FLAG)),
+    "ack6": ipv6(6, tcp(ACK_FLAG, 32767)),
+    "ack to a client": ipv4(6, tcp(ACK_FLAG, CLIENT)),
+    "ack6 to a client": ipv6(6, tcp(ACK_FLAG, CLIENT)),
     "udp": ipv4(17, struct.pack("!HHHH", 53, 53, 8, 0)),
     "echo": ipv4(1, struct.pack("!BBHHH", 8, 0, 0, 1, 1)),
     "echo6": ipv6(58, struct.pack("!BBHHH", 128, 0, 0, 1, 1)),
     "reply": ipv4(1, struct.pack("!BBHHH", 0, 0, 0, 1, 1)),
+    "arp": arp(1),
+    "arp reply": arp(2),
 }
 
 VLAN, SERVICE = 0x8100, 0x88A8
@@ -176,14 +188,26 @@ EVASIONS = {
         "IPv6 fragment": fragment6(58, bytes([128, 0, 0, 0, 0, 1, 0, 1])),
         **{f"{n} options": extended(58, bytes([128] + [0] * 7), [60] * n) for n in (15, 16)},
     },
+    PacketClass.TCP: {
+        "tagged": tagged(FRAMES["ack"], VLAN),
+        "tagged 16 times": tagged(FRAMES["ack"], *[VLAN] * 16),
+        "first fragment": fragment(FRAMES["ack"], 0, more=True),
+        "later fragment": fragment(FRAMES["ack"], 1480, more=False),
+        "IPv6 fragment": fragment6(6, tcp(ACK_FLAG)),
+        **{f"{n} options": extended(6, tcp(ACK_FLAG), [60] * n) for n in (1, 15, 16)},
+    },
+    PacketClass.ARP: {
+        "tagged": tagged(FRAMES["arp"], VLAN),
+        "tagged twice": tagged(FRAMES["arp reply"], SERVICE, VLAN),
+        "tagged 16 times": tagged(FRAMES["arp"], *[VLAN] * 16),
+    },
 }
 # What is of none of the classes, however it is wrapped.
 HARMLESS = {
-    "tagged acknowledgement": tagged(FRAMES["ack"], VLAN),
-    "tagged twice": tagged(FRAMES["synack"], SERVICE, VLAN),
+    "tagged acknowledgement": tagged(FRAMES["ack to a client"], VLAN),
+    "tagged twice": tagged(ipv4(6, tcp(SYN_FLAG | ACK_FLAG, CLIENT)), SERVICE, VLAN),
     "reply": FRAMES["reply"],
-    "tagged ARP": tagged(b"\xff" * 6 + b"\2\0\0\0\0\1" + b"\x08\x06" + bytes(28), VLAN),
-    "acknowledgement behind options": extended(6, tcp(ACK_FLAG), [60, 43]),
+    "acknowledgement behind options": extended(6, tcp(ACK_FLAG, CLIENT), [60, 43]),
 }
 
 
@@ -212,7 +236,13 @@ def flood(frame: bytes, devid: int = 0) -> tuple[int, float]:
 
 @pytest.mark.parametrize(
     ("packet_class", "limited"),
-    [(PacketClass.SYN, {"syn", "syn6"}), (PacketClass.UDP, {"udp"}), (PacketClass.ICMP, {"echo", "echo6"})],
+    [
+        (PacketClass.SYN, {"syn", "syn6"}),
+        (PacketClass.UDP, {"udp"}),
+        (PacketClass.ICMP, {"echo", "echo6"}),
+        (PacketClass.TCP, {"syn", "syn6", "synack", "ack", "ack6"}),
+        (PacketClass.ARP, {"arp", "arp reply"}),
+    ],
 )
 def test_requests_of_the_class_are_limited_and_nothing_else(
     vifs: World, packet_class: PacketClass, limited: set[str]
@@ -246,6 +276,20 @@ def test_no_wrapping_gets_by_a_limit_and_nothing_else_is_held_for_it(
     assert {name: flood(frame)[0] >= SENT for name, frame in HARMLESS.items()} == dict.fromkeys(
         HARMLESS, True
     )
+
+
+def test_of_a_limit_of_none_nothing_passes_and_it_reads_back_as_such(vifs: World) -> None:
+    device = vifs.plug()
+    vifs.set_police(DOMID, {0: {PacketClass.ARP: 0, PacketClass.UDP: 1_000_000}})
+    assert vifs.police(DOMID)[0] == {PacketClass.ARP: 0, PacketClass.UDP: 1_000_000}
+    count_all(device)
+    with socket.socket(socket.AF_PACKET, socket.SOCK_RAW) as sender:
+        sender.bind(("guest0", 0))
+        for _ in range(3):  # as gently as one likes
+            sender.send(FRAMES["arp"])
+            time.sleep(0.5)
+    assert flood(FRAMES["udp"])[0] >= SENT
+    assert vifs.police_drops() == {DOMID: 3}
 
 
 def test_the_limit_is_the_whole_vms_over_its_vifs_and_both_families(vifs: World) -> None:

@@ -104,6 +104,25 @@ def test_the_value_is_the_whole_vms_and_a_new_domain_of_it_is_limited_again(tmp_
     assert host.vbds.disks[host.domid] == {XVDA: None}
 
 
+def test_group_of_a_domain_that_is_gone_goes_with_the_next_change(machine: Machine) -> None:
+    (machine.root / "cgroup/xenwarden-vbd-7").mkdir()  # as the kernel has it: no thread is in it
+    machine.disk(1, XVDA, "xvda", "fe:10", 300)
+    machine.vbds.set_limits(1, {XVDA: 5})
+    assert [path.name for path in (machine.root / "cgroup").glob("xenwarden-*")] == ["xenwarden-vbd-1"]
+
+
+@pytest.mark.parametrize("number", ["8:1", "none"])
+def test_disk_that_cannot_be_looked_up_is_a_named_state(machine: Machine, number: str) -> None:
+    """One disk must not keep the other VMs from their limits."""
+    (machine.root / "sys/devices/sda/sda1").mkdir(parents=True)
+    (machine.root / "sys/devices/sda/sda1/partition").write_text("1")
+    (machine.root / "sys/dev/block/8:1").symlink_to(machine.root / "sys/devices/sda/sda1")
+    machine.disk(1, XVDA, "xvda", number, 300)
+    with pytest.raises(LimitError) as refused:
+        machine.vbds.limits(1)
+    assert refused.value.state == LimitState.FAILED
+
+
 def test_without_cgroup_v2_or_disk_it_is_a_named_state(machine: Machine) -> None:
     assert machine.vbds.limits(1) == {}
     machine.disk(1, XVDA, "xvda", "fe:10", 300)

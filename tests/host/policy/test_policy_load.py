@@ -40,7 +40,7 @@ def test_defaults_are_whole() -> None:
     assert policy.fail_safe is FailSafe.KEEP
     for rule in policy.rules:
         # Who fills its memory is refused more, and the other is only looked at.
-        if rule.name not in ("overflow-memory", "joins-flood"):
+        if rule.name not in ("overflow-memory", "joins-flood", "many-connections"):
             assert bool(rule.limits) == (rule.kind is RuleKind.ORIGINATED)
         assert set(rule.limits) <= set(policy.limits)
     wanted = {LimitKey(LimitKind.VIF_PPS, kind) for kind in PacketClass}

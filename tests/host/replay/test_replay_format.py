@@ -10,6 +10,7 @@ import os
 import re
 import subprocess
 import sys
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -64,22 +65,68 @@ def test_examples_of_the_page_are_recordings(tmp_path: Path) -> None:
         "file": str(least), "event": "end", "records": 2, "ticks": 2, "bad": 0,
     }  # fmt: skip
 
-    rows = ["time,vm,cpu,flows,packets"]
-    for step in range(40):
-        flows = 900_000 if 20 <= step < 30 else 600
-        rows += [f"{1.7e9 + 300 * step:.0f},web,20,{flows},{flows + 90_000}"]
-        rows += [f"{1.7e9 + 300 * step:.0f},db,30,100,20000"]
+
+def convert(number: int, rows: Iterable[str], path: Path, *words: str) -> str:
+    """Have the page's own converter make a recording of these rows."""
     converted = subprocess.run(
-        [sys.executable, "-c", blocks("python")[0]], input="\n".join(rows),
+        [sys.executable, "-c", blocks("python")[number], *words], input="\n".join(rows),
         check=True, capture_output=True, text=True,
     ).stdout  # fmt: skip
-    path = tmp_path / "converted.jsonl"
     path.write_text(converted)
-    events = replay(str(path))
-    alarms = [event for event in events if event["event"] == "alarm"]
-    assert {event["vm"] for event in alarms} == {"web"}
-    assert alarms[0]["t"] == 1.7e9 + 300 * 20
-    assert events[-1]["records"] == 80
+    return str(path)
+
+
+def times(events: list[dict[str, Any]], event: str) -> list[float]:
+    return [item["t"] for item in events if item["event"] == event]
+
+
+def test_counter_with_dates_and_gaps_converted_by_the_page(tmp_path: Path) -> None:
+    begin = datetime(2014, 2, 14, 14, 27, tzinfo=UTC)
+    rows, odd_s = ["timestamp,value"], 0.0
+    for step in range(6 * 288):
+        when = begin + timedelta(seconds=300 * step)
+        value = f"{40 + step % 3}"
+        if 1401 <= step < 1413:  # it stops for an hour
+            value, odd_s = "0", odd_s or when.timestamp()
+        if step % 50 == 0:
+            value = ""
+        if not 700 <= step < 730:
+            rows.append(f"{when:%Y-%m-%d %H:%M:%S},{value}")
+    events = replay("--scores", convert(0, rows, tmp_path / "a.jsonl", "cpu_pct", "1"))
+    assert times(events, "alarm") == [odd_s]
+    above = [event["t"] for event in events if event["event"] == "score" and event["score"] > 1]
+    assert odd_s in above
+    assert all(odd_s <= t < odd_s + 2 * 3600 for t in above)
+    assert events[-1]["records"] == len(times(events, "score"))
+
+
+def test_flows_by_source_converted_by_the_page(tmp_path: Path) -> None:
+    rows = ["time,source,flows,destinations,syn_share,pps"]
+    for step in range(120):
+        scans = 80 <= step < 100
+        rows.append(f"{1.4e9 + 60 * step:.0f},10.0.0.1,{step % 9 + 20},12,0.05,{step % 7 + 30}")
+        if step % 3 == 0 or scans:
+            rows.append(
+                f"{1.4e9 + 60 * step:.0f},10.0.0.2,9000,{8000 if scans else 3},{0.9 if scans else 0.1},150"
+            )
+    rows.append(f"{1.4e9 + 3 * 86400:.0f},10.0.0.1,20,12,0.05,30")
+    path = convert(1, rows, tmp_path / "a.jsonl")
+    events = replay(path)
+    assert {event["vm"] for event in events if event["event"] == "alarm"} == {"10.0.0.2"}
+    assert 1.4e9 + 60 * 80 in times(events, "alarm")
+    assert '"gone": true' in Path(path).read_text()
+
+
+def test_cpu_of_many_vms_converted_by_the_page(tmp_path: Path) -> None:
+    rows = []
+    for step in range(2 * 288):
+        rows += [f"{300 * step},vm{vm},1.0,99.0,{5 + vm + step % 4}" for vm in range(5) if vm or step < 100]
+        rows.append(rows[-1])
+    path = convert(2, rows, tmp_path / "a.jsonl")
+    events = replay(path)
+    assert [event["event"] for event in events] == ["end"]
+    assert events[-1]["records"] == 4 * 576 + 100
+    assert Path(path).read_text().count('"gone": true') == 1
 
 
 def test_page_tells_every_member(tmp_path: Path) -> None:
@@ -138,12 +185,14 @@ def test_same_input_gives_the_same_output_to_the_byte(tmp_path: Path) -> None:
         ("{", "no JSON"),
         ("[]", "expected a JSON object"),
         ('{"vm": "a"}', "t: expected a number"),
-        ('{"t": true, "vm": "a"}', "t: expected a number"),
+        ('{"t": true, "vm": "a"}', "t: expected a number of seconds"),
+        ('{"t": "2014-02-14 14:27:00", "vm": "a"}', "t: expected a number of seconds"),
+        ('{"t": 1, "vm": "a", "signals": {"quux": 1}}', "recording-format.md has their names"),
         ('{"t": NaN, "vm": "a"}', "t: expected a number"),
         ('{"t": 1e999, "vm": "a"}', "t: expected a number"),
         ('{"t": 1, "vm": ""}', "vm: expected"),
         ('{"t": 1, "signals": {}}', "vm: expected"),
-        ('{"t": 1, "vm": "a", "signals": {"cpu": 1}}', "unknown signal 'cpu'"),
+        ('{"t": 1, "vm": "a", "signals": {"cpu": 1}}', "unknown signal 'cpu': did you mean 'cpu_pct'?"),
         ('{"t": 1, "vm": "a", "signals": {"cpu_pct": -1}}', "cpu_pct: expected a number"),
         ('{"t": 1, "vm": "a", "signals": {"cpu_pct": "1"}}', "cpu_pct: expected a number"),
         ('{"t": 1, "vm": "a", "signals": [1]}', "signals: expected an object"),
@@ -154,7 +203,7 @@ def test_same_input_gives_the_same_output_to_the_byte(tmp_path: Path) -> None:
         ('{"t": 1, "vm": "a", "history": {}}', "version"),
         ('{"t": 1, "vm": "a", "state": {"version": 1}}', "no state of a VM"),
         ('{"t": 1, "vm": "a", "report": {"seq": 1}}', "which is missing"),
-        ('{"t": 0, "vm": "a"}', "t: goes back, from 0.5 to 0"),
+        ('{"t": 0, "vm": "a"}', "t: goes back, from 0.5 to 0: all VMs go by time"),
         ('{"t": 0.5, "vm": "a"}', "a second line of 'a'"),
         ("x" * 2_000_000, "longer than"),
     ],

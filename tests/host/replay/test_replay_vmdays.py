@@ -65,3 +65,21 @@ def test_vms_that_flood_one_together_are_found_in_days_of_ordinary_life(seed: in
                 episode.vm == event["vm"] and episode.begin_s <= event["t"] <= episode.end_s + 120
                 for episode in day.episodes
             )
+
+
+@pytest.mark.parametrize("seed", [1, 2, 3])
+def test_spoofers_are_found_and_who_takes_over_an_address_is_not(seed: int) -> None:
+    day = host_day(seed, profiles(), vms=4, interval_s=60, attacks_per_day=0, spoofs=True)
+    events = list(Replay(defaults()).run(day.lines, "day"))
+    judged = {
+        (event["vm"], event["verdict"], episode)
+        for event in events
+        if event["event"] == "verdict" and event["verdict"] != "neither"
+        for episode in [
+            next(
+                (e for e in day.episodes if e.vm == event["vm"] and e.begin_s <= event["t"] <= e.end_s + 60),
+                None,
+            )
+        ]
+    }
+    assert judged == {(episode.vm, episode.truth, episode) for episode in day.episodes}

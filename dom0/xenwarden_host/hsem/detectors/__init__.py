@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Protocol
 from xenwarden_host.hsem.detectors.above import Above
 from xenwarden_host.hsem.detectors.agent_state import AgentStateIs
 from xenwarden_host.hsem.detectors.asks_each import AsksEach
+from xenwarden_host.hsem.detectors.claimed import Claimed
 from xenwarden_host.hsem.detectors.flooded import Flooded
 from xenwarden_host.hsem.detectors.floods import Floods
 from xenwarden_host.hsem.detectors.joins import Joins
@@ -62,6 +63,7 @@ DETECTORS: dict[str, type[Detector]] = {
     "above": Above,
     "agent-state": AgentStateIs,
     "asks-each": AsksEach,
+    "claimed": Claimed,
     "flooded": Flooded,
     "floods": Floods,
     "joins": Joins,
