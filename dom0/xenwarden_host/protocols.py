@@ -8,7 +8,14 @@ from typing import TYPE_CHECKING, Protocol
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-    from xenwarden_host.records import DomainInfo, HostInfo, PacketClass, SchedParams, TraceState
+    from xenwarden_host.records import (
+        DomainInfo,
+        HostInfo,
+        PacketClass,
+        SchedParams,
+        TraceState,
+        VcpuInfo,
+    )
 
 
 class Clock(Protocol):
@@ -40,6 +47,9 @@ class Hypervisor(Protocol):
 
     def set_sched_params(self, domid: int, *, weight: int | None = None, cap: int | None = None) -> None:
         """Set what is given, leave the rest. Does not read back: the caller does."""
+
+    def vcpu_infos(self, domid: int) -> list[VcpuInfo]:
+        """Return how the domain's vCPUs stand that are online: two hypercalls each."""
 
     def paused(self, domid: int) -> bool:
         """Tell whether the toolstack keeps the domain from running. Xen counts pauses and shows only this."""

@@ -50,6 +50,14 @@ class SchedParams:
 
 
 @dataclass(frozen=True, slots=True)
+class VcpuInfo:
+    """One vCPU that is online, as it stood when Xen was asked (`libxl_vcpuinfo`)."""
+
+    cpus: frozenset[int]  # where it may run (hard affinity)
+    blocked: bool  # it waits for an event, and wants no CPU
+
+
+@dataclass(frozen=True, slots=True)
 class HostInfo:
     """The machine as libxl tells it (`libxl_physinfo`, `libxl_version_info`)."""
 

@@ -3,13 +3,15 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from xenwarden_channel.errors import StoreError
 from xenwarden_host.daemon.desk import NAMES, Desk, number
-from xenwarden_host.errors import XenwardenError
+from xenwarden_host.errors import HypervisorError, XenwardenError
 from xenwarden_host.hrem import balancer
-from xenwarden_host.hrem.balancer import Balancer, Seat
+from xenwarden_host.hrem.balancer import Balancer, Mood, Seat
+from xenwarden_host.hsem.masks import STARVING
 from xenwarden_host.policy.model import BalanceMode
 from xenwarden_host.records import LimitKind, VmState
 
@@ -21,6 +23,7 @@ if TYPE_CHECKING:
     from xenwarden_host.hrem.balancer import Change
     from xenwarden_host.hrem.grantbook import Id
     from xenwarden_host.policy.model import Policy
+    from xenwarden_host.records import DomainInfo
 
 _LOOK_S = 5.0
 _MAX_WEIGHT = 65535
@@ -76,11 +79,15 @@ class BalanceDesk(Desk):
 
     def _look(self, vms: Mapping[str, Guest], limited: Collection[Id], now_s: float) -> None:
         signals = {uuid: self._signals(guest) for uuid, guest in vms.items()}
+        passed_s = now_s - self._looked_s
         cpu_pct = self._cpu_pct(vms, now_s)
         used = sum(cpu_pct.values())
+        starved = {uuid for uuid, kind in limited if kind in STARVING}
         for uuid, pct in cpu_pct.items():
             of_its_vcpus = min(100.0, pct / max(1, vms[uuid].info.vcpus_online))
             signals[uuid] = {**signals[uuid], "vcpu_pct": of_its_vcpus}
+            if uuid in starved:  # it waits because of the limit
+                signals[uuid] = {**signals[uuid], "steal_pct": 0.0}
         host = self._hypervisor.host_info()
         policy = self.policy.balance
         contended = used >= policy.full_pct * host.pcpus
@@ -94,12 +101,20 @@ class BalanceDesk(Desk):
             seats = self._seats(kind, guests, signals, limited)
             if kind is LimitKind.MEMORY:
                 keeps_kb = self.policy.grants.host_keeps_kb
-                room = balancer.memory_room(seats, host.free_memory_kb, keeps_kb)
-            else:
-                room = balancer.weight_room(seats)
+                rooms = [(seats, balancer.memory_room(seats, host.free_memory_kb, keeps_kb))]
+            else:  # weights count among those of one pool
+                pools: dict[int, list[Seat]] = {}
+                for seat in seats:
+                    info, hungry = guests[seat.uuid].info, moods[seat.uuid] is Mood.HUNGRY
+                    got_s = cpu_pct.get(seat.uuid, 0.0) * passed_s / 100
+                    pools.setdefault(info.cpupool, []).append(
+                        self._with_cpu(seat, info, got_s) if hungry and seat.movable else seat
+                    )
+                rooms = [(pool, balancer.weight_room(pool)) for pool in pools.values()]
             own = {seat.uuid: seat.own for seat in seats}
-            for change in self._balancer.decide(kind, seats, room, now_s):
-                self._take(change, guests[change.uuid], own[change.uuid], now_s)
+            for together, room in rooms:
+                for change in self._balancer.decide(kind, together, room, now_s, passed_s):
+                    self._take(change, guests[change.uuid], own[change.uuid], now_s)
 
     def _cpu_pct(self, vms: Mapping[str, Guest], now_s: float) -> dict[str, float]:
         """Return what each VM got of one CPU since the last look.
@@ -159,6 +174,19 @@ class BalanceDesk(Desk):
                 )
             )
         return seats
+
+    def _with_cpu(self, seat: Seat, info: DomainInfo, got_s: float) -> Seat:
+        """Return a hungry VM's seat with what it got of the CPU, and where it may have it."""
+        try:
+            vcpus = self._hypervisor.vcpu_infos(info.domid)
+            capped = self._hypervisor.sched_params(info.domid).cap
+        except HypervisorError:
+            return seat
+        places = {vcpu.cpus for vcpu in vcpus}
+        if capped or len(places) != 1:
+            return seat
+        blocked = sum(vcpu.blocked for vcpu in vcpus) / len(vcpus)
+        return replace(seat, vcpus=len(vcpus), got_s=got_s, blocked=blocked, cpus=places.pop())
 
     def _take(self, change: Change, guest: Guest, own: int, now_s: float) -> None:
         value, was = (number(change.kind, amount) for amount in (change.value, change.was))

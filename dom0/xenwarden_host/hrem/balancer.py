@@ -9,6 +9,8 @@ by what is taken from it, and who lends stays idle.
 
 It cannot thrash: between *hungry* and *idle* a VM keeps what it has; either must last; what changes changes
 by no less than `least` and no more than `step`, and a VM no more often than `every_s`.
+
+Of weights it is not enough that they are as guaranteed: `shares` sees to what VMs get for them.
 """
 
 from __future__ import annotations
@@ -18,6 +20,7 @@ from dataclasses import dataclass
 from enum import Enum
 from typing import TYPE_CHECKING
 
+from xenwarden_host.hrem.shares import Shares
 from xenwarden_host.records import LimitKind
 
 if TYPE_CHECKING:
@@ -48,6 +51,11 @@ class Seat:
     ceiling: int
     movable: bool  # False: suspected, limited, granted more, exempt, or not to be known
     used: int = 0  # of memory: to take it away would have the VM kill processes
+    # Of a weight, for VMs that are hungry:
+    vcpus: int = 1
+    got_s: float = 0.0  # CPU time since the last look
+    blocked: float = 0.0  # the share of its vCPUs that wanted none when looked at
+    cpus: frozenset[int] = frozenset()  # where its vCPUs may run; none: its share is not to be compared
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,6 +104,7 @@ class Balancer:
         self._moods: dict[tuple[str, LimitKind], tuple[Mood, float]] = {}  # since when
         self._changed_s: dict[str, float] = {}
         self._hungry_s: dict[LimitKind, float] = {}  # when somebody was last
+        self._shares = Shares()
 
     def observe(self, kind: LimitKind, moods: Mapping[str, Mood], now_s: float) -> bool:
         """Take all VMs' moods; return whether anybody has been hungry for long enough."""
@@ -106,6 +115,7 @@ class Balancer:
         for id_ in [id_ for id_ in before if id_[1] is kind and id_[0] not in moods]:
             del before[id_]
             self._changed_s.pop(id_[0], None)
+            self._shares.forget(id_[0])
         hungry = any(self._mood(uuid, kind, now_s) is Mood.HUNGRY for uuid in moods)
         if hungry:
             self._hungry_s[kind] = now_s
@@ -115,8 +125,10 @@ class Balancer:
         """Note that a change was made: the VM is let alone for `every_s`."""
         self._changed_s[change.uuid] = now_s
 
-    def decide(self, kind: LimitKind, seats: Sequence[Seat], room: int, now_s: float) -> list[Change]:
-        """Return what is to change now; at most one change for each VM.
+    def decide(
+        self, kind: LimitKind, seats: Sequence[Seat], room: int, now_s: float, passed_s: float
+    ) -> list[Change]:
+        """Return what is to change now, `passed_s` after the last look; at most one change for each VM.
 
         What VMs give is not given on in the same turn: it must be free first.
         """
@@ -129,9 +141,15 @@ class Balancer:
         ]
         moods = {seat.uuid: self._mood(seat.uuid, kind, now_s) for seat in seats}
         hungry = [s for s in seats if s.movable and moods[s.uuid] is Mood.HUNGRY]
+        if kind is LimitKind.WEIGHT:
+            self._shares.note_hungry(hungry, now_s)
+            self._shares.look(hungry, base, room, passed_s, self.policy)
+            base.update(self._shares.weights(hungry, base, room))
         for seat in free:
             if moods[seat.uuid] is Mood.IDLE and seat.has > seat.own:
                 turn.move(seat, seat.own, "it is idle, and has more than is its own")
+            elif kind is LimitKind.WEIGHT:
+                turn.move(seat, self._shares.back(seat, now_s, self.policy), "it is not hungry any more")
         wants = {seat.uuid: turn.wanted(seat, base[seat.uuid]) for seat in hungry}
         coming = sum(max(0, seat.taken - seat.has) for seat in seats)
         short = sum(wants.values()) - room - coming + turn.moved()
@@ -161,15 +179,15 @@ class Balancer:
         short: int,
     ) -> None:
         """Have others give what is short: those that have more than their share, then those long idle."""
-        least = self.policy.rules[turn.kind].least
-        lacking = any(wants.get(s.uuid) and base[s.uuid] - s.has >= least for s in free)
+        there = sum(wants.values()) - short
+        lacking = sum(wants.get(s.uuid, 0) for s in free if turn.lacks(s, base[s.uuid])) - there
         for seat in sorted(free, key=lambda s: -(s.has - base[s.uuid])):
-            if short <= 0:
-                break
-            if lacking and seat.has > base[seat.uuid]:
-                short -= turn.give(
-                    seat, base[seat.uuid], short, "another has less than its share and is hungry"
+            if lacking > 0 and seat.has > base[seat.uuid]:
+                given = turn.give(
+                    seat, base[seat.uuid], lacking, "another has less than its share and is hungry"
                 )
+                lacking -= given
+                short -= given
         for seat in sorted(free, key=lambda s: -(s.has - turn.floor(s, base[s.uuid]))):
             if short > 0 and moods[seat.uuid] is Mood.IDLE:
                 short -= turn.give(
@@ -207,9 +225,14 @@ class _Turn:
         still_idle = int(seat.used * 100 / max(1.0, self._rule.idle_pct))
         return max(seat.guarantee, int(seat.own * self._policy.keeps), still_idle)
 
+    def lacks(self, seat: Seat, base: int) -> bool:
+        """Tell whether the VM has less than its share, by what is worth a change."""
+        return base - seat.has >= self._rule.least
+
     def wanted(self, seat: Seat, base: int) -> int:
-        """Return how much more a hungry VM is to get in this turn, if there is as much."""
-        more = min(self._rule.step, max(seat.ceiling, min(base, seat.own)) - seat.has)
+        """Return how much more a hungry VM is to get in this turn, if there is as much: its share first."""
+        most = max(seat.ceiling, min(base, seat.own))
+        more = min(self._rule.step, (min(most, base) if self.lacks(seat, base) else most) - seat.has)
         return more if more >= self._rule.least else 0
 
     def give(self, seat: Seat, floor: int, short: int, why: str) -> int:

@@ -12,7 +12,7 @@ from dataclasses import replace
 from uuid import UUID
 
 from xenwarden_host.errors import DomainGoneError, HypervisorError
-from xenwarden_host.records import DomainInfo, HostInfo, SchedParams, TraceState, VmType
+from xenwarden_host.records import DomainInfo, HostInfo, SchedParams, TraceState, VcpuInfo, VmType
 
 DEFAULT_WEIGHT = 256
 ALL_TRACED = 0x0FFFF000  # the mask that Xen starts with
@@ -25,6 +25,8 @@ class FakeHypervisor:
 
     Attributes:
         refuse: names of methods that fail with `ERROR_FAIL` as long as they stand in it.
+        affinity: where a domid's vCPUs may run, if not everywhere.
+        blocked: domids whose vCPUs want no CPU.
         pauses, targets_kb, vcpus: per domid, what Xen counts and what the domain was last told.
         trace_mask, trace_on, trace_positions: Xen's trace buffers.
         traced: what each CPU has recorded when tracing is stopped.
@@ -40,6 +42,8 @@ class FakeHypervisor:
         self._domains: dict[int, DomainInfo] = {}
         self._weights: dict[int, int] = {}
         self._caps: dict[int, int] = {}
+        self.affinity: dict[int, list[frozenset[int]]] = {}
+        self.blocked: set[int] = set()
         self.pauses: dict[int, int] = {}
         self.targets_kb: dict[int, int] = {}
         self.vcpus: dict[int, int] = {}
@@ -166,6 +170,12 @@ class FakeHypervisor:
             raise HypervisorError(f"set_sched_params failed for domain {domid}: ERROR_INVAL", "ERROR_INVAL")
         self._weights[domid] = given.get("weight", self._weights[domid])
         self._caps[domid] = given.get("cap", self._caps[domid])
+
+    def vcpu_infos(self, domid: int) -> list[VcpuInfo]:
+        """Return how the domain's vCPUs stand that are online."""
+        count = self._get("vcpu_infos", domid).vcpus_online
+        cpus = self.affinity.get(domid, [frozenset(range(self.pcpus))] * count)
+        return [VcpuInfo(where, domid in self.blocked) for where in cpus]
 
     def paused(self, domid: int) -> bool:
         """Tell whether there are any pauses."""

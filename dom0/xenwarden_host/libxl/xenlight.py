@@ -17,7 +17,7 @@ from xenwarden_host.libxl.context import Context
 from xenwarden_host.libxl.errors import error
 from xenwarden_host.libxl.slow import SlowCalls
 from xenwarden_host.libxl.tracebuf import TraceBuffers
-from xenwarden_host.records import DomainInfo, HostInfo, SchedParams, VmType
+from xenwarden_host.records import DomainInfo, HostInfo, SchedParams, VcpuInfo, VmType
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -174,6 +174,28 @@ class Xenlight:
                 params.cap = cap
             code = self._lib.libxl_domain_sched_params_set(self._context.ctx, domid, params)
         self._check_domain("libxl_domain_sched_params_set", code, domid)
+
+    def vcpu_infos(self, domid: int) -> list[VcpuInfo]:
+        """Return how the domain's vCPUs stand that are online: two hypercalls each."""
+        count, cpus = self._ffi.new("int *"), self._ffi.new("int *")
+        listed = self._lib.libxl_list_vcpu(self._context.ctx, domid, count, cpus)
+        if not listed:
+            self._check_domain("libxl_list_vcpu", -3, domid)
+        try:
+            return [
+                VcpuInfo(
+                    frozenset(
+                        n
+                        for n in range(cpus[0])
+                        if self._lib.libxl_bitmap_test(self._ffi.addressof(vcpu, "cpumap"), n)
+                    ),
+                    vcpu.blocked,
+                )
+                for vcpu in (listed[i] for i in range(count[0]))
+                if vcpu.online
+            ]
+        finally:
+            self._lib.libxl_vcpuinfo_list_free(listed, count[0])
 
     def _scheduler_of(self, domid: int) -> str:
         """Return the scheduler of the domain's CPU pool, by libxl's name."""

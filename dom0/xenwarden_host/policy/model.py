@@ -245,6 +245,8 @@ class BalancePolicy:
     times: float
     full_pct: float
     waits_pct: float
+    off_pct: float
+    correction: float
     rules: Mapping[LimitKind, BalanceRule]
 
 

@@ -114,6 +114,51 @@ def test_weights_go_to_who_waits_for_cpu_on_a_full_host(world: World) -> None:
     assert [world.hypervisor.sched_params(guest.domid).weight for guest in (hungry, idle)] == [256, 256]
 
 
+SHARED = """
+balance: {mode: act, hungry_s: 10, idle_s: 20, every_s: 20}
+vms: [{name: more, guarantee: {weight: 320}}, {name: less, guarantee: {weight: 192}}]
+"""
+
+
+@pytest.mark.parametrize(
+    "held_up", ["", "pinned", "capped", "blocked"], ids=lambda held_up: held_up or "by its weight"
+)
+def test_weights_make_up_for_shares_that_are_not_as_guaranteed(tmp_path: Path, held_up: str) -> None:
+    with World(tmp_path, policy=SHARED) as world:
+        world.hypervisor.pcpus = 1
+        vms = {name: start(world, name, 60.0) for name in ("more", "less")}
+        for guest in vms.values():
+            guest.signals["steal_pct"] = 60.0
+        less = vms["less"].domid
+        if held_up == "pinned":
+            world.hypervisor.affinity[less] = [frozenset((0, 1))]
+        elif held_up == "capped":
+            world.hypervisor.set_sched_params(less, cap=50)
+        elif held_up == "blocked":
+            world.hypervisor.blocked.add(less)
+
+        def weights() -> dict[str, int]:
+            found = {name: world.hypervisor.sched_params(guest.domid).weight for name, guest in vms.items()}
+            return {name: weight or 0 for name, weight in found.items()}
+
+        for _ in range(150):
+            given = {name: weight * (0.8 if name == "less" else 1) for name, weight in weights().items()}
+            for name, guest in vms.items():
+                info = next(i for i in world.hypervisor.list_domains() if i.domid == guest.domid)
+                got_s = info.cpu_time_s + given[name] / sum(given.values())
+                world.hypervisor.change(guest.domid, cpu_time_s=got_s)
+            world.run(seconds=1)
+        share = given["less"] / sum(given.values())
+        if held_up:
+            assert weights() == {"more": 320, "less": 192}
+            return
+        assert abs(share / (192 / 512) - 1) < 0.05
+        for guest in vms.values():
+            guest.signals["steal_pct"] = 0.0
+        world.run(seconds=90)
+        assert weights() == {"more": 256, "less": 256}
+
+
 @pytest.mark.parametrize("name", ["hungry", "idle"])
 def test_a_limit_ends_it_and_takes_no_original_from_it(world: World, name: str) -> None:
     pair(world)

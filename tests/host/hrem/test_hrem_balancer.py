@@ -71,7 +71,7 @@ class Host:
     def look(self) -> list[Change]:
         self.now_s += LOOK_S
         self.balancer.observe(self.kind, {name: vm.mood for name, vm in self.vms.items()}, self.now_s)
-        changes = self.balancer.decide(self.kind, self.seats(), self.room(), self.now_s)
+        changes = self.balancer.decide(self.kind, self.seats(), self.room(), self.now_s, LOOK_S)
         for change in changes:
             assert change.was == self.vms[change.uuid].has
             self.vms[change.uuid].has = change.value
@@ -285,9 +285,9 @@ def test_advice_that_nobody_follows_stays_the_same() -> None:
     for _ in range(100):
         host.now_s += LOOK_S
         host.balancer.observe(WEIGHT, {"a": Mood.HUNGRY, "b": Mood.IDLE}, host.now_s)
-    first = host.balancer.decide(WEIGHT, host.seats(), host.room(), host.now_s)
+    first = host.balancer.decide(WEIGHT, host.seats(), host.room(), host.now_s, LOOK_S)
     assert [(change.uuid, change.value) for change in first] == [("b", 192)]
-    assert host.balancer.decide(WEIGHT, host.seats(), host.room(), host.now_s + LOOK_S) == first
+    assert host.balancer.decide(WEIGHT, host.seats(), host.room(), host.now_s + LOOK_S, LOOK_S) == first
 
 
 def test_a_policy_with_other_bounds_is_followed() -> None:

@@ -233,6 +233,34 @@ int libxl_cpu_bitmap_alloc(libxl_ctx *ctx, libxl_bitmap *map, int max_cpus)
 }
 void libxl_bitmap_set(libxl_bitmap *map, int bit) { map->map[bit / 8] |= 1 << (bit % 8); }
 
+int libxl_bitmap_test(const libxl_bitmap *map, int bit) { return map->map[bit / 8] >> (bit % 8) & 1; }
+
+/* one vCPU on all of 10 CPUs, one offline, and one blocked that may run on the last CPU only */
+libxl_vcpuinfo *libxl_list_vcpu(libxl_ctx *ctx, uint32_t domid, int *nb_vcpu, int *nr_cpus_out)
+{
+    if (domid != 5)
+        return NULL;
+    libxl_vcpuinfo *list = calloc(3, sizeof *list);
+    fake_live++;
+    for (int i = 0; i < 3; i++) {
+        list[i].online = i != 1;
+        list[i].blocked = i == 2;
+        libxl_cpu_bitmap_alloc(ctx, &list[i].cpumap, 10);
+        for (int cpu = i == 2 ? 9 : 0; cpu < 10; cpu++)
+            libxl_bitmap_set(&list[i].cpumap, cpu);
+    }
+    *nb_vcpu = 3;
+    *nr_cpus_out = 10;
+    return list;
+}
+void libxl_vcpuinfo_list_free(libxl_vcpuinfo *list, int nb)
+{
+    for (int i = 0; i < nb; i++)
+        libxl_bitmap_dispose(&list[i].cpumap);
+    free(list);
+    fake_live--;
+}
+
 int libxl_set_vcpuonline(libxl_ctx *ctx, uint32_t domid, libxl_bitmap *map, const libxl_asyncop_how *how)
 {
     (void)domid;

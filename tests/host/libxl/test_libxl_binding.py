@@ -124,6 +124,20 @@ assert [d.domid for d in xen.list_domains() if d.service] == [0, 10]
     )
 
 
+def test_vcpus_that_are_online_say_where_they_may_run_and_whether_they_want_to(fake_folder: Path) -> None:
+    on_fake(
+        fake_folder,
+        """
+everywhere, last = frozenset(range(10)), frozenset((9,))
+assert xen.vcpu_infos(5) == [VcpuInfo(everywhere, False), VcpuInfo(last, True)]
+value("fake_info_error").value = -21
+fails(lambda: xen.vcpu_infos(6), DomainGoneError)
+value("fake_info_error").value = 0
+fails(lambda: xen.vcpu_infos(6), HypervisorError)
+""",
+    )
+
+
 def test_scheduler_parameters_change_only_what_is_given(fake_folder: Path) -> None:
     on_fake(
         fake_folder,
