@@ -261,7 +261,7 @@ class Host:
         if (int(self.now_s) + vm.phase) % interval_s:
             return False
         mean = {k: sum(w.get(k, 0.0) for w in vm.window) / len(vm.window) for k in now}
-        if interval_s > 1:
+        if vm.level is Level.ONE and not vm.self_raised:
             mean = {k: value for k, value in mean.items() if k not in CLOSER}
         covered_s = float(len(vm.window))
         vm.window.clear()

@@ -85,6 +85,17 @@ def test_bits_that_come_seldom_take_longer_and_are_found_all_the_same() -> None:
     assert host.verdict("m") is Verdict.ATTACKER
 
 
+def test_agents_that_get_to_run_only_now_and_then_tell_enough() -> None:
+    opened = slow_http(50, 800)
+    vms = attacker(opened), server(opened)
+    for vm in vms:
+        vm.starved_s = 5
+    host = Host(*vms).run(BEGIN_S + 60)
+    assert host.verdict("m") is Verdict.ATTACKER
+    assert host.verdict("v") is Verdict.VICTIM
+    assert not host.limited("v")
+
+
 def test_limits_last_as_long_as_connections_are_held_up() -> None:
     opened = slow_http(100, 1000, end_s=300)
     host = Host(attacker(opened), server(opened)).run(299)
