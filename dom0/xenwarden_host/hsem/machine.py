@@ -54,7 +54,7 @@ class Machine:
         if turn.policy.exempt and turn.vm.state is not VmState.NORMAL:
             # An admin's new word: whoever has no limits any more is no longer held for contained either.
             return self.close(turn.vm, None, "the policy exempts it now", (), turn.sight.now_s)
-        rules = asked.all
+        rules = asked.all[turn.trusted]
         fired = [item for item in self._fired(turn, asked) if not self._alerted(turn, item, out)]
         match turn.vm.state:
             case VmState.NORMAL:
@@ -93,12 +93,12 @@ class Machine:
         nothing_stands = vm.case is None and not (vm.streaks or vm.told or vm.distrusted)
         # Asked of all VMs at each tick, and nearly always answered so.
         nothing_unusual = nothing_stands and not (over or turn.view.overflows or vm.strange)
-        for rule in asked.plain[turn.trusted] if nothing_unusual else asked.all:
+        if vm.streaks:
+            # What they began to see before the agent spoke would stand for ever, and keep the VM unlearnt.
+            for name in asked.unheard[turn.trusted]:
+                vm.streaks.pop(name, None)
+        for rule in (asked.plain if nothing_unusual else asked.all)[turn.trusted]:
             if nothing_stands and rule.gate is not None and rule.gate.isdisjoint(over):
-                continue
-            if not turn.hears(rule):
-                # What it began to see before the agent spoke would stand for ever, and keep the VM unlearnt.
-                vm.streaks.pop(rule.spec.name, None)
                 continue
             spec = rule.spec
             latch = None if vm.case is None else vm.case.raise_latches.setdefault(spec.name, {})
@@ -111,7 +111,8 @@ class Machine:
             else:
                 outcome = rule.raises(turn.sight, latch)
             if outcome is None:
-                if (vm.streaks or vm.told or vm.distrusted) and not rule.has_nothing(turn.sight):
+                stands = spec.name in vm.streaks or spec.name in vm.told or (spec.distrust and vm.distrusted)
+                if stands and not rule.has_nothing(turn.sight):
                     vm.streaks.pop(spec.name, None)
                     if not rule.is_blind(turn.sight):
                         vm.told.discard(spec.name)

@@ -15,14 +15,15 @@ from xenwarden_host.hsem.detectors.unlike import Unlike
 from xenwarden_host.policy.model import Trust
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Sequence
 
     from xenwarden_host.hsem.detectors import Detector
     from xenwarden_host.hsem.sight import Hit, Sight
     from xenwarden_host.policy.model import RuleSpec
     from xenwarden_host.records import Evidence
 
-Latch = dict[tuple[int, int], "Hit | None"]  # what each detector said while nothing was masked
+# By group: what each of its detectors said while its signals were not masked.
+Latch = dict[int, list["Hit | None"]]
 
 
 class Outcome(NamedTuple):
@@ -129,7 +130,7 @@ class Rule:
         sight.rule = self.spec.name
         for group in self._raises:
             clear = [item for item in group if sight.masked.isdisjoint(item.corruptible)]
-            outcome = _ask_group(clear, 0, sight, None)
+            outcome = _ask_group(clear, sight, None)
             if outcome is not None:
                 return outcome
         return None
@@ -140,13 +141,19 @@ class Rule:
 
     def _ask(self, groups: list[list[Detector]], sight: Sight, latch: Latch | None) -> Outcome | None:
         sight.rule = self.spec.name
+        if latch is None:
+            return next((out for group in groups if (out := _ask_group(group, sight, None))), None)
+        # All are asked, so that each has said something before a limit hides it.
         found = None
+        masked = sight.masked
         for index, group in enumerate(groups):
-            outcome = _ask_group(group, index, sight, latch)
-            if outcome is not None and found is None:
-                found = outcome
-                if latch is None:
-                    break
+            if masked:
+                said = latch.setdefault(index, [None] * len(group))
+                outcome = _ask_group(group, sight, said)
+            else:
+                said = latch[index] = [detector.check(sight) for detector in group]
+                outcome = None if None in said else _outcome(said)
+            found = found or outcome
         return found
 
     def _ask_plainly(self, sight: Sight) -> Outcome | None:
@@ -170,43 +177,51 @@ class Rule:
 class RuleSet:
     """Rules that are asked together."""
 
-    __slots__ = ("all", "plain")
+    __slots__ = ("all", "plain", "unheard")
 
     def __init__(self, rules: Iterable[Rule]) -> None:
-        self.all = tuple(rules)
+        every = tuple(rules)
+        # By whether the agent is believed: those for such a VM, and the names of the others.
+        self.all = {
+            trusted: tuple(rule for rule in every if rule.hears(trusted=trusted)) for trusted in (False, True)
+        }
+        self.unheard = {
+            trusted: tuple(rule.spec.name for rule in every if not rule.hears(trusted=trusted))
+            for trusted in (False, True)
+        }
         # Those that may fire on a VM of which nothing is unusual, by whether its agent is believed.
         self.plain = {
-            trusted: tuple(
-                rule for rule in self.all if not rule.needs_unusual and rule.hears(trusted=trusted)
-            )
-            for trusted in (False, True)
+            trusted: tuple(rule for rule in heard if not rule.needs_unusual)
+            for trusted, heard in self.all.items()
         }
 
 
-def _outcome(hits: list[Hit]) -> Outcome:
-    strengths = [hit.strength for hit in hits if hit.strength is not None]
-    return Outcome(tuple(hit.evidence for hit in hits), min(strengths) if strengths else None)
+def _outcome(hits: Sequence[Hit | None]) -> Outcome:
+    """Return what a group says of which all detectors fired."""
+    fired = [hit for hit in hits if hit is not None]
+    strengths = [hit.strength for hit in fired if hit.strength is not None]
+    return Outcome(tuple(hit.evidence for hit in fired), min(strengths) if strengths else None)
 
 
-def _ask_group(group: list[Detector], index: int, sight: Sight, latch: Latch | None) -> Outcome | None:
-    """Ask all detectors of a group.
+def _ask_group(group: list[Detector], sight: Sight, said: list[Hit | None] | None) -> Outcome | None:
+    """Ask the detectors of a group.
 
-    One whose signals a limit of ours corrupts stands by what it said before the limit; at least one
-    must see something now. With a latch all are asked, so that each has said something by then.
+    One whose signals a limit of ours corrupts stands by what it said before the limit, which is in `said`;
+    at least one must see something now. Where `said` is given, all are asked, and what they say is put there.
     """
     hits: list[Hit] = []
     live, masked = False, sight.masked
     for place, detector in enumerate(group):
         if masked and not masked.isdisjoint(detector.corruptible):
-            hit = latch.get((index, place)) if latch is not None else None
+            hit = None if said is None else said[place]
         else:
             hit = detector.check(sight)
             live = live or hit is not None
-            if latch is not None:
-                latch[index, place] = hit
+            if said is not None:
+                said[place] = hit
         if hit is not None:
             hits.append(hit)
-        elif latch is None:
+        elif said is None:
             return None
     if len(hits) < len(group) or not live:
         return None

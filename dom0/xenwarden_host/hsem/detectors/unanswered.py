@@ -35,10 +35,10 @@ class Unanswered:
         asked, answers = sight.signals.get(self._asked), sight.signals.get(self._answers)
         if not asked:
             return None
+        if not self._unknown if answers is None else asked - answers < self._at_least * asked:
+            return None
         sent = f"{SIGNALS[self._asked][2]}: {measured(self._asked, asked)}"
         if answers is None:
-            return Hit(sight.evidence(self._asked, asked, 0.0, sent)) if self._unknown else None
-        if asked - answers < self._at_least * asked:
-            return None
+            return Hit(sight.evidence(self._asked, asked, 0.0, sent))
         text = f"{sent}; {SIGNALS[self._answers][2]}: only {measured(self._answers, answers)}"
         return Hit(sight.evidence(self._answers, answers, asked * (1 - self._at_least), text))
